@@ -1,0 +1,1 @@
+"""Hydra configuration: the YAML tree and the dataclasses that type it."""

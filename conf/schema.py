@@ -1,0 +1,151 @@
+"""The types of the configuration. YAML in this folder is what users read and override; these
+dataclasses say which keys exist, of which type, and check what one value implies for another.
+
+Below the command line nothing sees OmegaConf: ``prelude.conf.load`` turns the composed tree into
+``Config`` at the door. Defaults live here; the YAML presets only say where they differ.
+"""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+
+class LoadFormat(StrEnum):
+    auto = "auto"
+    random = "random"
+
+
+class Device(StrEnum):
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+class Dtype(StrEnum):
+    auto = "auto"
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+
+
+class Capture(StrEnum):
+    auto = "auto"
+    eager = "eager"
+    inductor = "inductor"
+
+
+class AttentionBackend(StrEnum):
+    auto = "auto"
+    cpu = "cpu"
+    torch = "torch"
+
+
+class Policy(StrEnum):
+    fcfs = "fcfs"
+
+
+@dataclass(slots=True)
+class ModelConfig:
+    """Which checkpoint, and how to read it."""
+
+    path: str = "demo"  # folder with config.json and safetensors, or the name of a bundled model
+    name: str | None = None  # served name; default: the folder's name
+    dtype: Dtype = Dtype.auto  # auto: fp32 on CPU, the checkpoint's on CUDA
+    max_len: int | None = None  # context limit in tokens; default: the checkpoint's, capped by KV
+    load_format: LoadFormat = LoadFormat.auto  # random: weights from seed, no files but a shape
+    seed: int = 0  # of random weights
+    hf_config: dict[str, Any] = field(default_factory=dict)  # shape for load_format=random
+    tokenizer: str | None = None  # folder; default: the model's
+    chat_template: str | None = None  # Jinja file; default: the checkpoint's
+
+
+@dataclass(slots=True)
+class RunnerConfig:
+    """Where and how wide the model runs."""
+
+    device: Device = Device.auto
+    threads: int | None = None  # CPU compute threads; default: the cores this process may use
+    max_seqs: int = 64  # slots: sequences that may be resident at once
+
+
+@dataclass(slots=True)
+class AttentionConfig:
+    backend: AttentionBackend = AttentionBackend.auto
+
+
+@dataclass(slots=True)
+class GraphsConfig:
+    """How steps are compiled."""
+
+    capture: Capture = Capture.auto  # auto: inductor where a C++ compiler exists, else eager
+    background: bool = True  # serve eagerly at once, compile in a niced child meanwhile
+    cache_dir: str | None = None  # default: ~/.cache/prelude (or $XDG_CACHE_HOME/prelude)
+
+
+@dataclass(slots=True)
+class CacheConfig:
+    """The paged KV pool. At most one of num_blocks and memory_gib may be set."""
+
+    block_size: int = 16  # tokens a block
+    num_blocks: int | None = None
+    memory_gib: float | None = None
+    memory_fraction: float = 0.5  # of what is free after the weights, where neither is set
+    max_gib: float = 4.0  # bound on the derived size on CPU
+    prefix: bool = True  # reuse the KV of equal prompt beginnings
+
+
+@dataclass(slots=True)
+class BatcherConfig:
+    """Who gets into a step."""
+
+    policy: Policy = Policy.fcfs
+    max_step_tokens: int = 512  # upper bound of new tokens in a step
+    step_ms: float = 100.0  # time budget of a step while any stream is running
+    idle_step_ms: float = 400.0  # the same while none is
+    min_chunk: int = 16  # smallest prefill chunk, so that prefill always moves
+    max_bypass: int = 16  # times a request that does not fit may be overtaken
+    max_waiting: int = 1024  # queue limit; beyond it requests are refused
+
+
+@dataclass(slots=True)
+class SamplingConfig:
+    """Defaults for fields a request leaves out; null: the checkpoint's generation_config.json."""
+
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    repetition_penalty: float | None = None
+    max_tokens: int | None = None  # null: until the context is full
+
+
+@dataclass(slots=True)
+class ServerConfig:
+    host: str = "127.0.0.1"
+    port: int = 8000
+    drain_s: float = 30.0  # how long SIGTERM lets streams finish
+    ping_s: float = 15.0  # comment line on idle streams, against proxies' time-outs
+    send_timeout_s: float = 30.0  # a client that reads nothing for so long is gone
+    max_body_mib: float = 16.0
+    strict: bool = False  # refuse unknown request fields instead of counting them
+
+
+@dataclass(slots=True)
+class LogConfig:
+    steps: str | None = None  # file for the step log (JSON lines); null keeps the last in memory
+    level: str = "INFO"
+
+
+@dataclass(slots=True)
+class Config:
+    """What ``prelude serve``, ``prelude bench`` and ``LLM`` share."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    runner: RunnerConfig = field(default_factory=RunnerConfig)
+    attention: AttentionConfig = field(default_factory=AttentionConfig)
+    graphs: GraphsConfig = field(default_factory=GraphsConfig)
+    cache: CacheConfig = field(default_factory=CacheConfig)
+    batcher: BatcherConfig = field(default_factory=BatcherConfig)
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    server: ServerConfig = field(default_factory=ServerConfig)
+    log: LogConfig = field(default_factory=LogConfig)

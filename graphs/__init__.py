@@ -1,0 +1,1 @@
+"""One compiled program per bucket: capture, pool, timing, compile cache."""

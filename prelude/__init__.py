@@ -1,0 +1,19 @@
+"""Prelude: a compiled-graph LLM inference engine. Importing it loads neither torch nor Hydra."""
+
+from typing import TYPE_CHECKING, Any
+
+from prelude.types.request import SamplingParams
+
+if TYPE_CHECKING:
+    from prelude.llm import LLM
+
+__version__ = "0.1.0"
+__all__ = ["LLM", "SamplingParams", "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "LLM":
+        from prelude.llm import LLM
+
+        return LLM
+    raise AttributeError(f"module 'prelude' has no attribute {name!r}")

@@ -1,0 +1,1 @@
+"""Who gets into a step: schedule(), its policies and the sequences it decides over. No torch."""

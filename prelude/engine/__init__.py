@@ -1,0 +1,1 @@
+"""The step loop in its own process: plan, run, commit."""

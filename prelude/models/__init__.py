@@ -1,0 +1,1 @@
+"""Decoder definitions and checkpoint loading."""

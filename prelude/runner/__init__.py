@@ -1,0 +1,1 @@
+"""Executes plans: slots, input tensors, launches, sampling."""

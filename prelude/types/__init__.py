@@ -1,0 +1,1 @@
+"""The vocabulary shared by every floor: requests, plans, prices, wire messages. No torch."""

@@ -1,0 +1,134 @@
+"""The batcher's decision for a step, in the words the runner, the prices and the log share."""
+
+from collections.abc import Sequence as Ids
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+from prelude.types.request import SamplingParams
+
+LaunchKind = Literal["decode", "prefill", "verify"]
+SampleMode = Literal["greedy", "filtered", "full"]
+
+
+class BucketKey(NamedTuple):
+    """A compiled program's name: static shape on CUDA, price key and upper bound on CPU."""
+
+    kind: LaunchKind
+    num_tokens: int
+    num_rows: int
+    k: int = 0
+    mode: SampleMode = "greedy"
+
+    def __str__(self) -> str:
+        return f"{self.kind}[{self.num_tokens}x{self.num_rows},k={self.k},{self.mode}]"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """``num_tokens`` new tokens of one sequence, starting at KV position ``start``.
+
+    ``token_ids`` is empty when the only new token is the one the slot sampled last, which then
+    never leaves the device. ``samples`` says that the last new token's logits are sampled.
+    """
+
+    seq_id: int
+    slot: int
+    start: int
+    num_tokens: int
+    token_ids: Ids[int] = ()
+    samples: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """One run of one program. ``price_ms`` is what the batcher paid for it."""
+
+    key: BucketKey
+    rows: tuple[Row, ...]
+    price_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class SlotAdmit:
+    """A sequence takes a slot (first time or again): everything the device must know of it.
+
+    ``seed`` is already resolved. ``token_ids`` are prompt and output so far, which penalties
+    and resumed sequences need; ``num_prompt`` splits them. ``eos_ids`` are the tokens that
+    ``min_tokens`` forbids.
+    """
+
+    slot: int
+    seq_id: int
+    params: SamplingParams
+    seed: int
+    token_ids: Ids[int]
+    num_prompt: int
+    eos_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class BlockGrant:
+    """Blocks appended to a slot's block table, from table position ``first``."""
+
+    slot: int
+    first: int
+    block_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """One step. The policy fills ``launches`` (rows without slots), ``admit`` and ``preempt``;
+    binding it to memory fills slots, tokens, ``admits`` and ``grants``.
+
+    ``holds_for`` is the number of steps for which the same decision would be taken again if
+    nothing arrives and nothing finishes (pure decode), so that a simulator may repeat it.
+    """
+
+    launches: tuple[Launch, ...] = ()
+    admit: tuple[int, ...] = ()
+    preempt: tuple[int, ...] = ()
+    admits: tuple[SlotAdmit, ...] = ()
+    grants: tuple[BlockGrant, ...] = ()
+    price_ms: float = 0.0
+    budget_ms: float = 0.0
+    holds_for: int = 1
+
+    @property
+    def num_tokens(self) -> int:
+        return sum(row.num_tokens for launch in self.launches for row in launch.rows)
+
+    @property
+    def num_rows(self) -> int:
+        return sum(len(launch.rows) for launch in self.launches)
+
+
+@dataclass(frozen=True, slots=True)
+class Sampled:
+    """One sampled token of one sequence, with logprobs where they were asked for."""
+
+    seq_id: int
+    token_id: int
+    logprob: float | None = None
+    top_ids: tuple[int, ...] = ()
+    top_logprobs: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class PromptLogprobs:
+    """Logprobs of the prompt tokens at positions ``first`` and up, computed by one prefill row."""
+
+    seq_id: int
+    first: int
+    token_ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    top_ids: tuple[tuple[int, ...], ...]
+    top_logprobs: tuple[tuple[float, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class StepOutput:
+    """What a step produced. ``actual_ms`` is one wall time per launch of the plan."""
+
+    sampled: tuple[Sampled, ...]
+    actual_ms: tuple[float, ...]
+    prompt_logprobs: tuple[PromptLogprobs, ...] = ()

@@ -1,0 +1,113 @@
+"""Messages between the server process and the engine process: msgpack, one version, one union
+a direction. The engine sends at most one ``StepEvents`` a step."""
+
+import msgspec
+
+from prelude.types.request import Request, TokenEvent
+
+WIRE_VERSION = 1
+
+
+class Submit(msgspec.Struct, frozen=True, tag="submit"):
+    request: Request
+
+
+class Abort(msgspec.Struct, frozen=True, tag="abort"):
+    """The client is gone: free the request's slots and blocks by the next step."""
+
+    uid: int
+
+
+class Truncate(msgspec.Struct, frozen=True, tag="truncate"):
+    """The text layer found a stop string: the choice ends with ``num_tokens`` output tokens."""
+
+    uid: int
+    index: int
+    num_tokens: int
+
+
+class Shutdown(msgspec.Struct, frozen=True, tag="shutdown"):
+    """End the loop after the current step; what is still running ends as aborted."""
+
+
+ToEngine = Submit | Abort | Truncate | Shutdown
+
+
+class EngineStats(msgspec.Struct, frozen=True, array_like=True):
+    """Gauges and counters at the end of a step. Counters only grow."""
+
+    num_waiting: int = 0
+    num_running: int = 0
+    num_blocks: int = 0
+    num_blocks_referenced: int = 0
+    num_blocks_cached: int = 0
+    num_steps: int = 0
+    num_preemptions: int = 0
+    prompt_tokens: int = 0
+    cached_prompt_tokens: int = 0
+    output_tokens: int = 0
+    wasted_tokens: int = 0
+    programs_ready: int = 0
+    programs_total: int = 0
+    step_ms: float = 0.0
+    step_price_ms: float = 0.0
+    overhead_ms: float = 0.0
+
+
+class StepEvents(msgspec.Struct, frozen=True, tag="step"):
+    events: list[TokenEvent]
+    stats: EngineStats
+
+
+class Progress(msgspec.Struct, frozen=True, tag="progress"):
+    """Start-up: what the engine is doing now, and how much of it is done (0 to 1)."""
+
+    phase: str
+    fraction: float
+
+
+class EngineInfo(msgspec.Struct, frozen=True):
+    """What the front end must know of the engine behind it."""
+
+    model_name: str
+    model_path: str
+    device: str
+    dtype: str
+    max_len: int
+    vocab_size: int
+    eos_ids: list[int]
+    num_blocks: int
+    block_size: int
+    max_seqs: int
+    startup_s: dict[str, float]
+
+
+class Ready(msgspec.Struct, frozen=True, tag="ready"):
+    info: EngineInfo
+    version: int = WIRE_VERSION
+
+
+class Failed(msgspec.Struct, frozen=True, tag="failed"):
+    """The engine could not start or died: ``message`` is the root cause, in one line."""
+
+    message: str
+    traceback: str = ""
+
+
+FromEngine = StepEvents | Progress | Ready | Failed
+
+
+def encode(message: ToEngine | FromEngine) -> bytes:
+    return msgspec.msgpack.encode(message)
+
+
+_TO_ENGINE: msgspec.msgpack.Decoder[ToEngine] = msgspec.msgpack.Decoder(ToEngine)
+_FROM_ENGINE: msgspec.msgpack.Decoder[FromEngine] = msgspec.msgpack.Decoder(FromEngine)
+
+
+def decode_to_engine(frame: bytes) -> ToEngine:
+    return _TO_ENGINE.decode(frame)
+
+
+def decode_from_engine(frame: bytes) -> FromEngine:
+    return _FROM_ENGINE.decode(frame)
