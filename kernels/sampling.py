@@ -1,0 +1,153 @@
+"""From logits to token ids, for a whole launch at once and without a loop over rows.
+
+Randomness is a function of (seed, output index, purpose) alone, and a draw is an inverse CDF in
+vocabulary order, so a row's token depends on its own logits and parameters and on nothing else in
+the batch. Every reduction here works row by row for the same reason. All logits are
+[rows, vocab]; results of sampling are int64 [rows].
+"""
+
+import torch
+from torch import Tensor
+
+PURPOSE_SAMPLE = 0  # drawing the next token
+PURPOSE_ACCEPT = 1  # accepting a drafted token
+PURPOSE_RESAMPLE = 2  # redrawing after a rejected one
+
+_GOLDEN = 0x9E3779B97F4A7C15 - 2**64
+_MIX_1 = 0xBF58476D1CE4E5B9 - 2**64
+_MIX_2 = 0x94D049BB133111EB - 2**64
+_NUM_CANDIDATES = 512  # highest logits looked at before a row's whole vocabulary is sorted
+
+
+def uniform(seeds: Tensor, index: Tensor, purpose: int) -> Tensor:
+    """One number in (0, 1) per row, float32, from int64 seeds and output indices [rows].
+
+    Three rounds of splitmix64's finaliser (Steele, Lea and Flood 2014) chain seed, purpose and
+    index; the upper 23 bits plus a half make the fraction, which is exact in float32. Integer
+    arithmetic wraps alike on every device, so the numbers do too.
+    """
+    state = _mix(seeds + _GOLDEN)
+    state = _mix(state + _GOLDEN * (purpose + 1))
+    state = _mix(state + _GOLDEN * (index + 1))
+    return (_shift(state, 41).to(torch.float32) + 0.5) * 2.0**-23
+
+
+def _mix(x: Tensor) -> Tensor:
+    x = (x ^ _shift(x, 30)) * _MIX_1
+    x = (x ^ _shift(x, 27)) * _MIX_2
+    return x ^ _shift(x, 31)
+
+
+def _shift(x: Tensor, bits: int) -> Tensor:
+    """Logical right shift; torch's is arithmetic."""
+    return (x >> bits) & ((1 << (64 - bits)) - 1)
+
+
+def greedy(logits: Tensor) -> Tensor:
+    """Id of the highest logit of each row, the lowest such id at a tie."""
+    return logits.argmax(dim=-1)
+
+
+def filtered(
+    logits: Tensor,
+    temperature: Tensor,
+    top_k: Tensor,
+    top_p: Tensor,
+    min_p: Tensor,
+    seeds: Tensor,
+    index: Tensor,
+) -> Tensor:
+    """Sample each row: temperature, top-k, top-p, min-p, then one draw. All parameters [rows].
+
+    temperature 0 is greedy; top_k 0, top_p 1 and min_p 0 are off. ``index`` counts the row's
+    output tokens so far. A row whose logits hold no finite value gives some id, never an error.
+    """
+    is_greedy = temperature == 0
+    scaled = logits.float() / torch.where(is_greedy, 1.0, temperature)[:, None]
+    ids = draw(filter_logits(scaled, top_k, top_p, min_p), uniform(seeds, index, PURPOSE_SAMPLE))
+    return torch.where(is_greedy, greedy(logits), ids)
+
+
+def draw(logits: Tensor, u: Tensor) -> Tensor:
+    """Inverse CDF in vocabulary order of softmax(logits) at u [rows] in (0, 1)."""
+    cdf = torch.softmax(logits, dim=-1).cumsum(dim=-1, dtype=torch.float64)
+    target = u.to(torch.float64)[:, None] * cdf[:, -1:]
+    ids = torch.searchsorted(cdf, target, right=True).squeeze(-1)
+    return ids.clamp_(max=logits.shape[-1] - 1)
+
+
+def filter_logits(logits: Tensor, top_k: Tensor, top_p: Tensor, min_p: Tensor) -> Tensor:
+    """Logits with -inf where top-k, top-p or min-p (in this order) exclude a token.
+
+    The same sets as transformers' warpers, but tokens tied with the last one kept are kept too.
+    ``logits`` are divided by temperature already.
+    """
+    vocab = logits.shape[-1]
+    keep_above = torch.full_like(top_p, -torch.inf, dtype=logits.dtype)
+    rows = ((top_k > 0) & (top_k < vocab) | (top_p < 1)).nonzero().squeeze(-1)
+    for num_candidates in (min(_NUM_CANDIDATES, vocab), vocab):
+        if not rows.numel():
+            break
+        limits, done = _nucleus(logits[rows], top_k[rows], top_p[rows], num_candidates)
+        keep_above[rows] = limits
+        rows = rows[~done]
+    highest = logits.amax(dim=-1)
+    keep_above = torch.maximum(keep_above, highest + min_p.to(logits.dtype).log())
+    return logits.masked_fill(logits < keep_above[:, None], -torch.inf)
+
+
+def _nucleus(
+    logits: Tensor, top_k: Tensor, top_p: Tensor, num_candidates: int
+) -> tuple[Tensor, Tensor]:
+    """Lowest logit that top-k and then top-p keep, judged by the highest ``num_candidates``.
+
+    Returns (limits [rows], done [rows] bool); done is False where more candidates are needed.
+    """
+    vocab = logits.shape[-1]
+    best, ids = logits.topk(num_candidates, dim=-1)
+    k = torch.where(top_k > 0, top_k, vocab).clamp(max=vocab).to(torch.int64)
+    kth = best.gather(1, k.clamp(max=num_candidates)[:, None] - 1)
+    kth = torch.where((k >= vocab)[:, None], -torch.inf, kth)
+    probs = torch.softmax(logits.masked_fill(logits < kth, -torch.inf), dim=-1)
+    best_probs = probs.gather(1, ids).to(torch.float64)
+    mass = best_probs.cumsum(dim=-1)
+    # A token stays while the mass of those before it is below top_p: at least the first does.
+    kept = ((mass - best_probs) < top_p[:, None]).sum(dim=-1).clamp(min=1)
+    limits = torch.maximum(best.gather(1, kept[:, None] - 1), kth).squeeze(-1)
+    limits = torch.where(top_p < 1, limits, kth.squeeze(-1))
+    enough = (top_p >= 1) | (mass[:, -1] >= top_p) | (k <= num_candidates)
+    done = enough & ((k <= num_candidates) | (k >= vocab))
+    return limits, done | (num_candidates == vocab)
+
+
+def penalize(
+    logits: Tensor,
+    output_counts: Tensor,
+    seen_prompt: Tensor,
+    presence: Tensor,
+    frequency: Tensor,
+    repetition: Tensor,
+    bias: Tensor | None,
+) -> Tensor:
+    """Logit bias, then CTRL's repetition penalty, then OpenAI's frequency and presence penalties.
+
+    output_counts int32 and seen_prompt bool are [rows, vocab], the penalties [rows], bias
+    [rows, vocab] or None. Repetition looks at prompt and output, the others at output alone.
+    """
+    scores = logits.float() if bias is None else logits.float() + bias
+    in_output = output_counts > 0
+    factor = torch.where(seen_prompt | in_output, repetition[:, None], 1.0)
+    scores = torch.where(scores > 0, scores / factor, scores * factor)
+    return scores - frequency[:, None] * output_counts - presence[:, None] * in_output
+
+
+def forbid(logits: Tensor, row_ids: Tensor, token_ids: Tensor) -> Tensor:
+    """Logits with -inf at every pair (row_ids[i], token_ids[i]), both int64."""
+    return logits.index_put((row_ids, token_ids), logits.new_tensor(-torch.inf))
+
+
+def logprobs(logits: Tensor, ids: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Log-probabilities of raw logits: (of ``ids`` [rows], top ids [rows, k], theirs [rows, k])."""
+    table = torch.log_softmax(logits.float(), dim=-1)
+    top_lp, top_ids = table.topk(k, dim=-1)
+    return table.gather(1, ids[:, None]).squeeze(-1), top_ids, top_lp
