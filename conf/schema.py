@@ -44,6 +44,13 @@ class Policy(StrEnum):
     fcfs = "fcfs"
 
 
+class LogLevel(StrEnum):
+    DEBUG = "DEBUG"
+    INFO = "INFO"
+    WARNING = "WARNING"
+    ERROR = "ERROR"
+
+
 @dataclass(slots=True)
 class ModelConfig:
     """Which checkpoint, and how to read it."""
@@ -70,7 +77,9 @@ class RunnerConfig:
 
 @dataclass(slots=True)
 class AttentionConfig:
-    backend: AttentionBackend = AttentionBackend.auto
+    """Which attention kernels."""
+
+    backend: AttentionBackend = AttentionBackend.auto  # auto: cpu where it compiles, else torch
 
 
 @dataclass(slots=True)
@@ -87,8 +96,8 @@ class CacheConfig:
     """The paged KV pool. At most one of num_blocks and memory_gib may be set."""
 
     block_size: int = 16  # tokens a block
-    num_blocks: int | None = None
-    memory_gib: float | None = None
+    num_blocks: int | None = None  # size of the pool in blocks
+    memory_gib: float | None = None  # size of the pool in GiB
     memory_fraction: float = 0.5  # of what is free after the weights, where neither is set
     max_gib: float = 4.0  # bound on the derived size on CPU
     prefix: bool = True  # reuse the KV of equal prompt beginnings
@@ -98,7 +107,7 @@ class CacheConfig:
 class BatcherConfig:
     """Who gets into a step."""
 
-    policy: Policy = Policy.fcfs
+    policy: Policy = Policy.fcfs  # who is served first
     max_step_tokens: int = 512  # upper bound of new tokens in a step
     step_ms: float = 100.0  # time budget of a step while any stream is running
     idle_step_ms: float = 400.0  # the same while none is
@@ -111,29 +120,33 @@ class BatcherConfig:
 class SamplingConfig:
     """Defaults for fields a request leaves out; null: the checkpoint's generation_config.json."""
 
-    temperature: float | None = None
-    top_p: float | None = None
-    top_k: int | None = None
-    min_p: float | None = None
-    repetition_penalty: float | None = None
+    temperature: float | None = None  # 0 is greedy
+    top_p: float | None = None  # smallest set of tokens with this probability; 1 is all
+    top_k: int | None = None  # this many most likely tokens; 0 is all
+    min_p: float | None = None  # tokens at least this likely, relative to the likeliest; 0 is all
+    repetition_penalty: float | None = None  # 1 is none
     max_tokens: int | None = None  # null: until the context is full
 
 
 @dataclass(slots=True)
 class ServerConfig:
-    host: str = "127.0.0.1"
-    port: int = 8000
+    """The HTTP server."""
+
+    host: str = "127.0.0.1"  # address to listen on; 0.0.0.0 is every interface
+    port: int = 8000  # 0: any free port
     drain_s: float = 30.0  # how long SIGTERM lets streams finish
     ping_s: float = 15.0  # comment line on idle streams, against proxies' time-outs
     send_timeout_s: float = 30.0  # a client that reads nothing for so long is gone
-    max_body_mib: float = 16.0
+    max_body_mib: float = 16.0  # larger request bodies are refused
     strict: bool = False  # refuse unknown request fields instead of counting them
 
 
 @dataclass(slots=True)
 class LogConfig:
+    """What is written down while it runs."""
+
     steps: str | None = None  # file for the step log (JSON lines); null keeps the last in memory
-    level: str = "INFO"
+    level: LogLevel = LogLevel.INFO  # of the lines on stderr
 
 
 @dataclass(slots=True)

@@ -1,0 +1,118 @@
+"""What one value implies for another, and the ranges that types cannot say.
+
+Every command reads its configuration through ``prelude.conf.load``, which ends here, so code
+below the door may rely on these facts.
+"""
+
+from prelude.conf.schema import Config, LoadFormat, ModelConfig
+
+
+def check_config(config: Config) -> None:
+    """Raise ``ValueError`` with one line naming the key, what it is and what it must be."""
+    _check_model(config.model)
+    _check_runner(config)
+    _check_cache(config)
+    _check_batcher(config)
+    _check_sampling(config)
+    _check_server(config)
+
+
+def _require(condition: bool, key: str, value: object, expected: str) -> None:
+    if not condition:
+        raise ValueError(f"{key}={value}: must be {expected}")
+
+
+def _check_model(model: ModelConfig) -> None:
+    _require(bool(model.path), "model.path", model.path, "a folder or the name of a bundled model")
+    _require(
+        model.max_len is None or model.max_len >= 1, "model.max_len", model.max_len, "positive"
+    )
+    if model.load_format is LoadFormat.random and not model.hf_config:
+        raise ValueError(
+            "model.load_format=random: needs the model's shape in model.hf_config,"
+            " as in model=tiny or model=qwen3_0_6b"
+        )
+    if model.load_format is LoadFormat.auto and model.hf_config:
+        raise ValueError(
+            "model.hf_config: describes the shape of random weights;"
+            " set model.load_format=random or leave it out"
+        )
+
+
+def _check_runner(config: Config) -> None:
+    runner = config.runner
+    _require(
+        runner.threads is None or runner.threads >= 1, "runner.threads", runner.threads, "positive"
+    )
+    _require(1 <= runner.max_seqs <= 4096, "runner.max_seqs", runner.max_seqs, "1 to 4096")
+
+
+def _check_cache(config: Config) -> None:
+    cache = config.cache
+    if cache.num_blocks is not None and cache.memory_gib is not None:
+        raise ValueError("cache.num_blocks and cache.memory_gib: both set; set at most one of them")
+    size = cache.block_size
+    _require(
+        1 <= size <= 256 and size & (size - 1) == 0,
+        "cache.block_size",
+        size,
+        "a power of two, at most 256",
+    )
+    _require(
+        cache.num_blocks is None or cache.num_blocks >= 2,
+        "cache.num_blocks",
+        cache.num_blocks,
+        "at least 2 (block 0 is kept for padding)",
+    )
+    for key in ("memory_gib", "max_gib"):
+        gib = getattr(cache, key)
+        _require(gib is None or gib > 0, f"cache.{key}", gib, "positive")
+    _require(
+        0 < cache.memory_fraction <= 1,
+        "cache.memory_fraction",
+        cache.memory_fraction,
+        "in (0, 1]",
+    )
+
+
+def _check_batcher(config: Config) -> None:
+    batcher = config.batcher
+    for key in ("max_step_tokens", "min_chunk", "max_waiting"):
+        value = getattr(batcher, key)
+        _require(value >= 1, f"batcher.{key}", value, "positive")
+    for key in ("step_ms", "idle_step_ms"):
+        _require(getattr(batcher, key) > 0, f"batcher.{key}", getattr(batcher, key), "positive")
+    _require(batcher.max_bypass >= 0, "batcher.max_bypass", batcher.max_bypass, "0 or more")
+    _require(
+        batcher.min_chunk <= batcher.max_step_tokens,
+        "batcher.min_chunk",
+        batcher.min_chunk,
+        f"no more than batcher.max_step_tokens={batcher.max_step_tokens}",
+    )
+
+
+def _check_sampling(config: Config) -> None:
+    s = config.sampling
+    ranges = (
+        ("temperature", s.temperature is None or 0 <= s.temperature <= 100, "0 to 100"),
+        ("top_p", s.top_p is None or 0 < s.top_p <= 1, "in (0, 1]"),
+        ("top_k", s.top_k is None or s.top_k >= 0, "0 (all) or more"),
+        ("min_p", s.min_p is None or 0 <= s.min_p <= 1, "in [0, 1]"),
+        (
+            "repetition_penalty",
+            s.repetition_penalty is None or 0 < s.repetition_penalty <= 10,
+            "in (0, 10]",
+        ),
+        ("max_tokens", s.max_tokens is None or s.max_tokens >= 1, "positive"),
+    )
+    for key, is_good, expected in ranges:
+        _require(is_good, f"sampling.{key}", getattr(s, key), expected)
+
+
+def _check_server(config: Config) -> None:
+    server = config.server
+    _require(bool(server.host), "server.host", server.host, "an address, such as 127.0.0.1")
+    _require(0 <= server.port <= 65535, "server.port", server.port, "0 to 65535")
+    _require(server.drain_s >= 0, "server.drain_s", server.drain_s, "0 or more")
+    for key in ("ping_s", "send_timeout_s", "max_body_mib"):
+        _require(getattr(server, key) > 0, f"server.{key}", getattr(server, key), "positive")

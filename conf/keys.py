@@ -1,0 +1,100 @@
+"""The keys of a schema as data: dotted name, type, default and the comment beside it in the source.
+
+``--help``, the reference page and the "did you mean" of unknown keys are all made from this list,
+so none of them can disagree with the schema.
+"""
+
+import difflib
+import inspect
+import re
+import types
+import typing
+from collections.abc import Iterable, Iterator
+from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
+from enum import Enum
+from typing import Any
+
+_FIELD_LINE = re.compile(r"^    (\w+): .+?  # (.+)$", re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """One leaf. ``is_open`` marks a mapping that takes names of the user's own below it."""
+
+    name: str
+    kind: str
+    default: Any
+    help: str
+    is_open: bool = False
+
+
+def list_keys(schema: type, prefix: str = "") -> Iterator[Key]:
+    """The leaves of dataclass ``schema``, in the order of its fields, nested ones dotted."""
+    hints = typing.get_type_hints(schema)
+    comments = field_comments(schema)
+    for item in fields(schema):
+        hint = hints[item.name]
+        if is_dataclass(hint):
+            assert isinstance(hint, type)
+            yield from list_keys(hint, f"{prefix}{item.name}.")
+        else:
+            yield Key(
+                name=f"{prefix}{item.name}",
+                kind=describe_type(hint),
+                default=_default(item),
+                help=comments.get(item.name, ""),
+                is_open=typing.get_origin(hint) is dict,
+            )
+
+
+def field_comments(schema: type) -> dict[str, str]:
+    """The comment on each field's line, for the fields of ``schema`` and of its bases."""
+    found: dict[str, str] = {}
+    for cls in reversed(schema.__mro__[:-1]):
+        found |= dict(_FIELD_LINE.findall(inspect.getsource(cls)))
+    return found
+
+
+def describe_type(hint: Any) -> str:
+    """``int | None`` as "int or null", an enum as its names, and so on."""
+    if hint is type(None):
+        return "null"
+    if isinstance(hint, type) and issubclass(hint, Enum):
+        return " | ".join(member.name for member in hint)
+    origin = typing.get_origin(hint)
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(describe_type(arg) for arg in typing.get_args(hint))
+    if origin is list:
+        return f"list of {describe_type(typing.get_args(hint)[0])}"
+    if origin is dict:
+        return "mapping"
+    return {float: "number", bool: "true | false"}.get(hint, getattr(hint, "__name__", str(hint)))
+
+
+def show(value: Any) -> str:
+    """A value as YAML would have it on one line."""
+    if isinstance(value, Enum):
+        return value.name
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    return str(value)
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """``"; did you mean X?"`` for the name closest to ``name``, or nothing if none is close.
+
+    A last part that exists elsewhere (``port`` for ``server.port``) counts as close.
+    """
+    names = list(known)
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.7)
+    if not close:
+        leaf = name.rpartition(".")[2]
+        close = [other for other in names if other.rpartition(".")[2] == leaf]
+    return f"; did you mean {close[0]}?" if len(close) == 1 else ""
+
+
+def _default(item: "Field[Any]") -> Any:
+    if item.default is not MISSING:
+        return item.default
+    assert item.default_factory is not MISSING
+    return item.default_factory()
