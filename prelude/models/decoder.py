@@ -1,0 +1,169 @@
+"""The decoder: one definition for every family in ``registry.py``.
+
+Projections are fused, every layer is the same code on its own tensors, and attention is two custom
+ops on that layer's KV tensor. ``DecoderLayer.forward`` is the region that is compiled: once, and
+called for all layers.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from prelude.kernels.attention import AttentionMeta
+from prelude.kernels.fused import apply_rope, rms_norm, silu_mul
+from prelude.models.linear import empty_weight, linear
+from prelude.models.rotary import Rotary
+from prelude.models.spec import ModelSpec
+
+# (layer, x, cos, sin, kv, cu_q, ctx_lens, block_tables, slot_mapping) -> x
+LayerFn = Callable[..., Tensor]
+
+
+class DecoderLayer(nn.Module):
+    """Attention and MLP with their residual connections.
+
+    Holds nothing that differs between layers but tensors, and the window where a model mixes
+    windowed with full layers: a number that differs costs one more compiled program.
+    """
+
+    q_norm: nn.Parameter | None
+    k_norm: nn.Parameter | None
+    qkv_bias: nn.Parameter | None
+    o_bias: nn.Parameter | None
+    gate_up_bias: nn.Parameter | None
+    down_bias: nn.Parameter | None
+
+    def __init__(
+        self, spec: ModelSpec, window: int, dtype: torch.dtype, device: torch.device
+    ) -> None:
+        super().__init__()
+        self.head_dim = spec.head_dim
+        self.sizes = [spec.q_size, spec.kv_size, spec.kv_size]
+        self.scale = spec.head_dim**-0.5
+        self.window = window
+        self.eps = spec.norm_eps
+        self.pre_norm = spec.norm_placement == "pre"
+        self.norm_heads = spec.qk_norm == "head"
+
+        def weight(*shape: int) -> nn.Parameter:
+            return empty_weight(*shape, dtype=dtype, device=device)
+
+        def optional(present: bool, size: int) -> nn.Parameter | None:
+            return weight(size) if present else None
+
+        hidden, inter = spec.hidden_size, spec.intermediate_size
+        norm_sizes = (spec.head_dim,) * 2 if self.norm_heads else self.sizes[:2]
+        has_qk_norm = spec.qk_norm != "none"
+        self.attn_norm = weight(hidden)
+        self.qkv_proj = weight(sum(self.sizes), hidden)
+        self.qkv_bias = optional(spec.qkv_bias, sum(self.sizes))
+        self.q_norm = optional(has_qk_norm, norm_sizes[0])
+        self.k_norm = optional(has_qk_norm, norm_sizes[1])
+        self.o_proj = weight(hidden, spec.q_size)
+        self.o_bias = optional(spec.o_bias, hidden)
+        self.mlp_norm = weight(hidden)
+        self.gate_up_proj = weight(2 * inter, hidden)
+        self.gate_up_bias = optional(spec.mlp_bias, 2 * inter)
+        self.down_proj = weight(hidden, inter)
+        self.down_bias = optional(spec.mlp_bias, hidden)
+
+    def forward(
+        self,
+        x: Tensor,  # [tokens, hidden]
+        cos: Tensor,  # float32 [tokens, rotary_dim]
+        sin: Tensor,  # float32 [tokens, rotary_dim]
+        kv: Tensor,  # [blocks, 2, block, kv_heads, head_dim], written in place
+        cu_q: Tensor,  # int32 [rows + 1]
+        ctx_lens: Tensor,  # int32 [rows]
+        block_tables: Tensor,  # int32 [rows, width]
+        slot_mapping: Tensor,  # int64 [tokens]
+    ) -> Tensor:
+        """Returns the residual stream after this layer, [tokens, hidden]."""
+        h = rms_norm(x, self.attn_norm, self.eps) if self.pre_norm else x
+        q, k, v = self._qkv(h, cos, sin)
+        torch.ops.prelude.append(k, v, kv, slot_mapping)
+        out = torch.empty_like(q, memory_format=torch.contiguous_format)
+        torch.ops.prelude.attend(q, kv, cu_q, ctx_lens, block_tables, self.scale, self.window, out)
+        h = linear(out.view(x.shape[0], -1), self.o_proj, self.o_bias)
+        x = x + (h if self.pre_norm else rms_norm(h, self.attn_norm, self.eps))
+        h = self._mlp(rms_norm(x, self.mlp_norm, self.eps) if self.pre_norm else x)
+        return x + (h if self.pre_norm else rms_norm(h, self.mlp_norm, self.eps))
+
+    def _qkv(self, h: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """q [tokens, heads, head_dim], k and v [tokens, kv_heads, head_dim], rotated."""
+        q, k, v = torch.split(linear(h, self.qkv_proj, self.qkv_bias), self.sizes, dim=-1)
+        if self.norm_heads:
+            q, k = self._heads(q), self._heads(k)
+        if self.q_norm is not None and self.k_norm is not None:
+            q, k = rms_norm(q, self.q_norm, self.eps), rms_norm(k, self.k_norm, self.eps)
+        q, k, v = self._heads(q), self._heads(k), self._heads(v)
+        # Rotation is float32; the KV pool and the kernels expect the activations' type.
+        return apply_rope(q, cos, sin).to(h.dtype), apply_rope(k, cos, sin).to(h.dtype), v
+
+    def _heads(self, x: Tensor) -> Tensor:
+        return x.view(x.shape[0], -1, self.head_dim)
+
+    def _mlp(self, h: Tensor) -> Tensor:
+        gated = silu_mul(linear(h, self.gate_up_proj, self.gate_up_bias))
+        return linear(gated, self.down_proj, self.down_bias)
+
+
+def run_layer(layer: DecoderLayer, *args: Tensor) -> Tensor:
+    """The eager ``LayerFn``; ``torch.compile(run_layer, fullgraph=True)`` is the compiled one."""
+    output: Tensor = layer(*args)
+    return output
+
+
+class Decoder(nn.Module):
+    """Embedding, layers, final norm and head. Parameters are uninitialised: see ``loading.py``.
+
+    ``layer_fn`` runs one layer; replace it with a compiled callable of the same signature.
+    """
+
+    layer_fn: LayerFn
+
+    def __init__(self, spec: ModelSpec, dtype: torch.dtype, device: torch.device) -> None:
+        super().__init__()
+        self.spec = spec
+        shape = (spec.vocab_size, spec.hidden_size)
+        self.embedding = empty_weight(*shape, dtype=dtype, device=device)
+        self.layers = nn.ModuleList(
+            DecoderLayer(spec, window, dtype, device) for window in spec.windows
+        )
+        self.norm = empty_weight(spec.hidden_size, dtype=dtype, device=device)
+        if not spec.tie_embeddings:
+            self.lm_head = empty_weight(*shape, dtype=dtype, device=device)
+        self.rotary = Rotary(spec.rope, device)
+        self.layer_fn = run_layer
+
+    @property
+    def head(self) -> Tensor:
+        """The weight of the output projection, [vocab, hidden]."""
+        return self.embedding if self.spec.tie_embeddings else self.lm_head
+
+    def forward(
+        self, ids: Tensor, positions: Tensor, kv: Sequence[Tensor], meta: AttentionMeta
+    ) -> Tensor:
+        """ids, positions int64 [tokens]; ``kv`` one tensor per layer [blocks, 2, block, kv_heads,
+        head_dim], extended in place. Returns the normed hidden states [tokens, hidden]."""
+        x = functional.embedding(ids, self.embedding)
+        cos, sin = self.rotary(positions)
+        for layer, layer_kv in zip(self.layers, kv, strict=True):
+            x = self.layer_fn(
+                layer,
+                x,
+                cos,
+                sin,
+                layer_kv,
+                meta.cu_q,
+                meta.ctx_lens,
+                meta.block_tables,
+                meta.slot_mapping,
+            )
+        return rms_norm(x, self.norm, self.spec.norm_eps)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """hidden [rows, hidden] -> float32 [rows, vocab]."""
+        return linear(hidden, self.head).float()
