@@ -131,9 +131,6 @@ class EngineClient:
         prompt_ids: list[int],
         params: SamplingParams,
         *,
-        deadline_s: float | None = None,
-        class_hint: str | None = None,
-        priority: int = 0,
         cache_salt: str = "",
     ) -> Stream:
         """Start a request. Raises ``EngineDeadError`` at once if the engine is gone."""
@@ -144,9 +141,6 @@ class EngineClient:
             prompt_ids=prompt_ids,
             params=params,
             arrival_s=time.monotonic(),
-            deadline_s=deadline_s,
-            class_hint=class_hint,
-            priority=priority,
             cache_salt=cache_salt,
         )
         stream = Stream(self, request)

@@ -4,10 +4,9 @@ from collections.abc import Sequence as Ids
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from prelude.types.request import SamplingParams
+from prelude.types.request import SampleMode, SamplingParams
 
 LaunchKind = Literal["decode", "prefill", "verify"]
-SampleMode = Literal["greedy", "filtered", "full"]
 
 
 class BucketKey(NamedTuple):

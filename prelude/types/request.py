@@ -8,6 +8,7 @@ from typing import Literal
 
 import msgspec
 
+SampleMode = Literal["greedy", "filtered", "full"]
 FinishReason = Literal["stop", "length", "abort", "error"]
 FINISH_REASONS: tuple[FinishReason, ...] = ("stop", "length", "abort", "error")
 
@@ -94,6 +95,13 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
             or self.logit_bias
         )
 
+    @property
+    def sample_mode(self) -> SampleMode:
+        """The cheapest sampling program that serves these parameters."""
+        if self.has_penalties or self.min_tokens or self.logprobs is not None:
+            return "full"
+        return "greedy" if self.is_greedy else "filtered"
+
 
 def _require(condition: bool, field: str, expected: str) -> None:
     if not condition:
@@ -103,17 +111,14 @@ def _require(condition: bool, field: str, expected: str) -> None:
 class Request(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One prompt to continue. ``uid`` is unique per client connection to an engine.
 
-    ``cache_salt`` partitions the prefix cache by tenant. ``deadline_s`` and ``arrival_s`` are
-    seconds of the engine host's monotonic clock. ``class_hint`` is the lane the client asked for.
+    ``arrival_s`` is seconds of the host's monotonic clock, 0 when unknown. ``cache_salt``
+    partitions the prefix cache by tenant.
     """
 
     uid: int
     prompt_ids: list[int]
     params: SamplingParams
     arrival_s: float = 0.0
-    deadline_s: float | None = None
-    class_hint: str | None = None
-    priority: int = 0
     cache_salt: str = ""
 
 

@@ -1,0 +1,279 @@
+"""The ledger: every sequence of an engine, its slot and its blocks. It is the view that policies
+read, it binds a plan to memory before the step, and it alone commits what the step produced."""
+
+import random
+from bisect import insort
+from collections.abc import Iterator
+from dataclasses import replace
+
+from prelude.batcher.sequence import NO_SLOT, Sequence
+from prelude.batcher.view import PrefixHit, SequenceView
+from prelude.cache.pool import BlockPool
+from prelude.types.errors import OverloadedError, RequestError
+from prelude.types.plan import BlockGrant, Launch, Plan, Row, SlotAdmit
+from prelude.types.request import FinishReason, Request
+
+_SEED_STRIDE = 0x9E3779B97F4A7C15
+
+
+class Ledger:
+    """``max_len`` is the context limit in tokens and never more than the pool can hold.
+
+    ``seed`` feeds the seeds of requests that bring none; None takes it from the system.
+    """
+
+    def __init__(
+        self,
+        pool: BlockPool,
+        *,
+        max_seqs: int,
+        max_len: int,
+        max_waiting: int,
+        vocab_size: int,
+        eos_ids: tuple[int, ...],
+        seed: int | None = None,
+    ) -> None:
+        if max_len > pool.num_usable * pool.block_size:
+            raise ValueError(
+                f"max_len={max_len} tokens do not fit into {pool.num_usable} KV blocks of "
+                f"{pool.block_size}; lower model.max_len or raise cache.num_blocks"
+            )
+        self.pool = pool
+        self.max_len = max_len
+        self.max_waiting = max_waiting
+        self.vocab_size = vocab_size
+        self.now_s = 0.0
+        self.num_preemptions = 0
+        self._eos_ids = eos_ids
+        self._random = random.Random(seed)
+        self._next_id = 0
+        self._slots = list(range(max_seqs - 1, -1, -1))
+        self._waiting: list[Sequence] = []
+        self._running: dict[int, Sequence] = {}
+        self._by_uid: dict[int, list[Sequence]] = {}
+
+    # What policies see.
+
+    @property
+    def running(self) -> Iterator[Sequence]:
+        return iter(self._running.values())
+
+    @property
+    def waiting(self) -> Iterator[Sequence]:
+        return iter(self._waiting)
+
+    @property
+    def num_running(self) -> int:
+        return len(self._running)
+
+    @property
+    def num_waiting(self) -> int:
+        return len(self._waiting)
+
+    @property
+    def num_available_blocks(self) -> int:
+        return self.pool.num_available
+
+    @property
+    def num_free_slots(self) -> int:
+        return len(self._slots)
+
+    @property
+    def block_size(self) -> int:
+        return self.pool.block_size
+
+    def match(self, seq: SequenceView) -> PrefixHit:
+        assert isinstance(seq, Sequence)
+        blocks = self._shareable(seq)
+        num_warm = sum(map(self.pool.is_cached, blocks))
+        return PrefixHit(len(blocks) * self.block_size, len(blocks), num_warm)
+
+    def reclaimable(self, seq: SequenceView) -> int:
+        return self.pool.num_sole_references(seq.blocks)
+
+    # Arrival and departure.
+
+    def add(self, request: Request) -> list[Sequence]:
+        """Queue a request as ``n`` sequences. Raises ``RequestError`` if it can never be served
+        and ``OverloadedError`` if the queue is full."""
+        self._validate(request)
+        if len(self._waiting) + request.params.n > self.max_waiting:
+            raise OverloadedError(len(self._waiting))
+        params = request.params
+        room = self.max_len - len(request.prompt_ids)
+        seed = params.seed if params.seed is not None else self._random.getrandbits(63)
+        group: list[Sequence] = []
+        for index in range(params.n):
+            seq = Sequence(
+                seq_id=self._next_id,
+                request=request,
+                index=index,
+                seed=(seed + index * _SEED_STRIDE) % 2**63,
+                max_tokens=min(params.max_tokens or room, room),
+                eos_ids=() if params.ignore_eos else self._eos_ids,
+                leader=group[0] if group else None,
+            )
+            self._next_id += 1
+            group.append(seq)
+        self._by_uid[request.uid] = group
+        self._waiting.extend(group)
+        return group
+
+    def group(self, uid: int) -> list[Sequence]:
+        """The unfinished and finished choices of a request, while any of them is unfinished."""
+        return self._by_uid.get(uid, [])
+
+    def all_unfinished(self) -> list[Sequence]:
+        return [*self._running.values(), *self._waiting]
+
+    def finish(self, seq: Sequence, reason: FinishReason, keep: int | None = None) -> None:
+        """End a sequence wherever it is. ``keep`` output tokens remain of it (stop strings); what
+        lies past them is not published."""
+        assert seq.finish_reason is None
+        if keep is not None:
+            del seq.token_ids[seq.num_prompt + keep :]
+            seq.num_computed = min(seq.num_computed, seq.num_tokens)
+        if seq.slot == NO_SLOT:
+            self._waiting.remove(seq)
+        else:
+            self._publish(seq, seq.num_computed)
+            self._leave(seq)
+        seq.finish_reason = reason
+        if all(other.finish_reason for other in self._by_uid[seq.request.uid]):
+            del self._by_uid[seq.request.uid]
+
+    # Before and after a step.
+
+    def bind(self, plan: Plan) -> Plan:
+        """Give a policy's plan its memory: preempt, admit, grow block tables, fill in the rows."""
+        for seq_id in plan.preempt:
+            self._preempt(self._running[seq_id])
+        admits = [self._enter(seq_id) for seq_id in plan.admit]
+        grants = [grant for admit in admits for grant in self._shared_grant(admit)]
+        launches = []
+        for launch in plan.launches:
+            rows = tuple(self._bind_row(row, grants) for row in launch.rows)
+            launches.append(Launch(launch.key, rows, launch.price_ms))
+        return replace(plan, launches=tuple(launches), admits=tuple(admits), grants=tuple(grants))
+
+    def computed(self, row: Row) -> Sequence:
+        """A row has run: its tokens have KV now. Publishes what may be published at once."""
+        seq = self._running[row.seq_id]
+        seq.num_computed += row.num_tokens
+        assert seq.num_computed == row.start + row.num_tokens
+        self._publish(seq, min(seq.num_computed, self._publishable(seq)))
+        return seq
+
+    def check(self) -> None:
+        """Every block and slot is where the sequences say; an idle ledger references nothing."""
+        self.pool.check()
+        held = {block for seq in self._running.values() for block in seq.blocks}
+        assert len(held) == self.pool.num_referenced, "a referenced block has no owner"
+        assert all(not seq.blocks and seq.slot == NO_SLOT for seq in self._waiting)
+        slots = sorted([*self._slots, *(seq.slot for seq in self._running.values())])
+        assert slots == list(range(len(slots))), "a slot is lost"
+
+    def _validate(self, request: Request) -> None:
+        prompt, params = request.prompt_ids, request.params
+        if not prompt:
+            raise RequestError("prompt: must have at least one token")
+        if len(prompt) >= self.max_len:
+            raise RequestError(
+                f"prompt: {len(prompt)} tokens leave no room for an answer in a context of "
+                f"{self.max_len} tokens; shorten the prompt or raise model.max_len"
+            )
+        if not 0 <= min(prompt) <= max(prompt) < self.vocab_size:
+            raise RequestError(f"prompt: token ids must be between 0 and {self.vocab_size - 1}")
+        for name, ids in (
+            ("logit_bias", params.logit_bias.keys()),
+            ("stop_token_ids", params.stop_token_ids),
+        ):
+            if any(not 0 <= token_id < self.vocab_size for token_id in ids):
+                raise RequestError(f"{name}: token ids must be between 0 and {self.vocab_size - 1}")
+
+    def _shareable(self, seq: Sequence) -> list[int]:
+        """Blocks that already hold the KV of this sequence's beginning; at least one token is
+        always left to compute, for its logits."""
+        if seq.index == 0 and seq.params.prompt_logprobs is not None and not seq.num_output:
+            return []
+        limit = (seq.num_tokens - 1) // self.block_size
+        hit = self.pool.match(seq.chain(self.block_size)[:limit], seq.token_ids)
+        leader = seq.leader
+        if leader is not None and leader.slot != NO_SLOT:
+            full = min(leader.num_computed, seq.num_prompt - 1) // self.block_size
+            if full > len(hit):
+                return leader.blocks[:full]
+        return hit
+
+    def _enter(self, seq_id: int) -> SlotAdmit:
+        seq = next(s for s in self._waiting if s.seq_id == seq_id)
+        blocks = self._shareable(seq)
+        self._waiting.remove(seq)
+        self.pool.acquire(blocks)
+        seq.blocks = list(blocks)
+        seq.slot = self._slots.pop()
+        seq.num_computed = len(blocks) * self.block_size
+        seq.num_published = len(blocks)
+        if seq.scheduled_s is None:
+            seq.scheduled_s = self.now_s
+            seq.num_cached_tokens = seq.num_computed
+        self._running[seq_id] = seq
+        return SlotAdmit(
+            seq.slot,
+            seq_id,
+            seq.params,
+            seq.seed,
+            seq.token_ids,
+            seq.num_prompt,
+            (*seq.eos_ids, *seq.params.stop_token_ids),
+        )
+
+    def _shared_grant(self, admit: SlotAdmit) -> Iterator[BlockGrant]:
+        seq = self._running[admit.seq_id]
+        if seq.num_published:
+            yield BlockGrant(admit.slot, 0, tuple(seq.blocks[: seq.num_published]))
+
+    def _bind_row(self, row: Row, grants: list[BlockGrant]) -> Row:
+        seq = self._running[row.seq_id]
+        assert row.start == seq.num_computed, "the plan is stale"
+        end = row.start + row.num_tokens
+        missing = -(-end // self.block_size) - len(seq.blocks)
+        if missing > 0:
+            new = self.pool.allocate(missing)
+            grants.append(BlockGrant(seq.slot, len(seq.blocks), tuple(new)))
+            seq.blocks.extend(new)
+        decodes = row.num_tokens == 1 and seq.is_decoding
+        tokens = () if decodes else tuple(seq.token_ids[row.start : end])
+        return Row(row.seq_id, seq.slot, row.start, row.num_tokens, tokens, row.samples)
+
+    def _publishable(self, seq: Sequence) -> int:
+        """A stop string may still be found in the output, so that waits until the end."""
+        return seq.num_prompt if seq.params.stop else seq.num_computed
+
+    def _publish(self, seq: Sequence, num_tokens: int) -> None:
+        size = self.block_size
+        full = num_tokens // size
+        if full <= seq.num_published:
+            return
+        digests = seq.chain(size)
+        for i in range(seq.num_published, full):
+            self.pool.publish(seq.blocks[i], digests[i], seq.token_ids[i * size : (i + 1) * size])
+        seq.num_published = full
+
+    def _preempt(self, seq: Sequence) -> None:
+        """Back to its place in the queue; its tokens stay, its KV may still be found cached."""
+        self._leave(seq)
+        seq.num_computed = 0
+        seq.num_preemptions += 1
+        self.num_preemptions += 1
+        if not seq.num_output:
+            seq.prompt_logprobs.clear()
+        insort(self._waiting, seq, key=lambda s: s.seq_id)
+
+    def _leave(self, seq: Sequence) -> None:
+        del self._running[seq.seq_id]
+        self.pool.release(seq.blocks)
+        seq.blocks = []
+        seq.num_published = 0
+        self._slots.append(seq.slot)
+        seq.slot = NO_SLOT

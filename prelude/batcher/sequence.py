@@ -1,0 +1,88 @@
+"""The one mutable record of a sequence, and what the batcher may read of it."""
+
+from dataclasses import dataclass, field
+
+from prelude.cache.pool import Digest, extend_digest, root_digest
+from prelude.types.request import FinishReason, Request, SamplingParams, TokenLogprobs
+
+NO_SLOT = -1
+
+
+@dataclass(slots=True, eq=False)
+class Sequence:
+    """Choice ``index`` of a request. ``token_ids`` is prompt and output; the first
+    ``num_computed`` of them have KV in ``blocks`` (``num_computed`` is 0 while it has no slot).
+
+    ``leader`` is the choice whose prompt blocks this one will share (``n > 1``); it waits until
+    the leader has computed them. A sequence is resident while it has a slot.
+    """
+
+    seq_id: int
+    request: Request
+    index: int
+    seed: int
+    max_tokens: int
+    eos_ids: tuple[int, ...]
+    leader: "Sequence | None" = None
+    token_ids: list[int] = field(default_factory=list)
+    num_prompt: int = 0
+    num_computed: int = 0
+    slot: int = NO_SLOT
+    blocks: list[int] = field(default_factory=list)
+    digests: list[Digest] = field(default_factory=list)
+    num_published: int = 0
+    num_cached_tokens: int = 0
+    num_preemptions: int = 0
+    scheduled_s: float | None = None
+    first_token_s: float | None = None
+    finish_reason: FinishReason | None = None
+    prompt_logprobs: list[TokenLogprobs | None] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.token_ids = list(self.request.prompt_ids)
+        self.num_prompt = len(self.token_ids)
+
+    @property
+    def params(self) -> SamplingParams:
+        return self.request.params
+
+    @property
+    def num_tokens(self) -> int:
+        return len(self.token_ids)
+
+    @property
+    def num_output(self) -> int:
+        return len(self.token_ids) - self.num_prompt
+
+    @property
+    def num_pending(self) -> int:
+        """Tokens whose KV is still to be computed; 1 for a sequence that decodes."""
+        return len(self.token_ids) - self.num_computed
+
+    @property
+    def is_decoding(self) -> bool:
+        return self.num_pending == 1 and self.num_output > 0 and self.slot != NO_SLOT
+
+    @property
+    def num_remaining(self) -> int:
+        """Output tokens it may still produce."""
+        return self.max_tokens - self.num_output
+
+    @property
+    def is_held(self) -> bool:
+        """True while the leader has not computed the prompt that this choice will share."""
+        leader = self.leader
+        return (
+            leader is not None
+            and leader.finish_reason is None
+            and leader.num_computed < leader.num_prompt
+        )
+
+    def chain(self, block_size: int) -> list[Digest]:
+        """Digests of all full blocks of ``token_ids``; computed once per block."""
+        digests = self.digests
+        parent = digests[-1] if digests else root_digest(self.request.cache_salt)
+        for i in range(len(digests), len(self.token_ids) // block_size):
+            parent = extend_digest(parent, self.token_ids[i * block_size : (i + 1) * block_size])
+            digests.append(parent)
+        return digests

@@ -1,0 +1,98 @@
+"""What a policy sees and what it keeps: read-only views of the ledger, and small frozen state."""
+
+from collections.abc import Iterable, Mapping
+from collections.abc import Sequence as Seq
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from prelude.types.plan import Plan
+from prelude.types.prices import PriceTable
+from prelude.types.request import Request
+
+
+class SequenceView(Protocol):
+    """A sequence as a policy may read it; see ``prelude.batcher.sequence.Sequence``."""
+
+    @property
+    def seq_id(self) -> int: ...
+    @property
+    def request(self) -> Request: ...
+    @property
+    def num_tokens(self) -> int: ...
+    @property
+    def num_computed(self) -> int: ...
+    @property
+    def num_pending(self) -> int: ...
+    @property
+    def num_remaining(self) -> int: ...
+    @property
+    def is_decoding(self) -> bool: ...
+    @property
+    def is_held(self) -> bool: ...
+    @property
+    def blocks(self) -> Seq[int]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class PrefixHit:
+    """``num_tokens`` of a waiting sequence need no computing; taking them uses up ``num_warm``
+    of the blocks that count as available, and saves ``num_blocks``."""
+
+    num_tokens: int = 0
+    num_blocks: int = 0
+    num_warm: int = 0
+
+
+class SystemView(Protocol):
+    """The ledger as a policy may read it, at one instant. Nothing in it may be changed."""
+
+    @property
+    def now_s(self) -> float: ...
+    @property
+    def running(self) -> Iterable[SequenceView]: ...
+    @property
+    def waiting(self) -> Iterable[SequenceView]: ...
+    @property
+    def num_available_blocks(self) -> int: ...
+    @property
+    def num_free_slots(self) -> int: ...
+    @property
+    def block_size(self) -> int: ...
+    def match(self, seq: SequenceView) -> PrefixHit: ...
+    def reclaimable(self, seq: SequenceView) -> int:
+        """Blocks that would become available if this resident sequence were preempted."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ScheduleConfig:
+    """The knobs of ``BatcherConfig`` that a policy reads, and what the device implies.
+
+    ``mix`` puts decode rows and prefill chunks into one launch (one pass over the weights), which
+    pays wherever a launch is ragged anyway; without it a step is a decode launch and a prefill
+    launch.
+    """
+
+    max_step_tokens: int
+    step_ms: float
+    idle_step_ms: float
+    min_chunk: int
+    max_bypass: int
+    mix: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyState:
+    """What a policy remembers between steps. ``bypassed`` says of waiting sequences that
+    were overtaken for lack of memory how often."""
+
+    bypassed: Mapping[int, int] = field(default_factory=dict)
+
+
+class Policy(Protocol):
+    """The one place where it is decided who gets into a step. Pure: time, prices and state are
+    arguments; no clock, no randomness, no torch."""
+
+    def __call__(
+        self, view: SystemView, state: PolicyState, prices: PriceTable, config: ScheduleConfig
+    ) -> tuple[Plan, PolicyState]: ...

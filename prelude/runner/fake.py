@@ -1,0 +1,83 @@
+"""A runner without torch: for engine tests, the null engine of server benchmarks, simulation.
+
+It keeps a real block table per slot and remembers which token each KV position was written with,
+and its "model" reads the context back through that table. So a block that is lost, shared wrongly
+or reused too early changes the output, as it would on a device.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from prelude.runner.protocol import Programs
+from prelude.types.plan import Launch, Plan, Row, Sampled, StepOutput
+from prelude.types.prices import PriceTable, flat_prices
+
+NextToken = Callable[[list[int]], int]
+
+
+def next_token(context: list[int], vocab_size: int) -> int:
+    """The fake model: a fixed mixing function of all tokens so far; never 0, the fake EOS."""
+    state = len(context)
+    for token in context:
+        state = (state * 1_000_003 + token * 7919 + 12_345) & 0xFFFFFFFF
+    return 1 + state % (vocab_size - 1)
+
+
+@dataclass(slots=True)
+class FakeRunner:
+    """Runs plans on a price list. ``sleep`` gets the milliseconds that a step costs: advance a
+    fake clock, really sleep, or (default) do nothing. ``model`` maps a context to a token."""
+
+    num_blocks: int = 256
+    block_size: int = 16
+    max_len: int = 1024
+    vocab_size: int = 512
+    prices: PriceTable = field(default_factory=flat_prices)
+    sleep: Callable[[float], None] = lambda ms: None
+    model: NextToken | None = None
+    programs: Programs = field(default_factory=Programs)
+    num_steps: int = 0
+    _tables: dict[int, list[int]] = field(default_factory=dict)
+    _last: dict[int, int] = field(default_factory=dict)
+    _kv: dict[int, int] = field(default_factory=dict)
+
+    def execute(self, plan: Plan) -> StepOutput:
+        self.num_steps += 1
+        for admit in plan.admits:
+            self._tables[admit.slot] = []
+            self._last[admit.slot] = admit.token_ids[-1]
+        for grant in plan.grants:
+            table = self._tables[grant.slot]
+            assert grant.first <= len(table), "a block table has a hole"
+            table[grant.first :] = grant.block_ids
+        sampled: list[Sampled] = []
+        for launch in plan.launches:
+            sampled.extend(self._run(launch))
+            self.sleep(launch.price_ms)
+        return StepOutput(tuple(sampled), tuple(launch.price_ms for launch in plan.launches))
+
+    def upkeep(self) -> None:
+        """Nothing is compiled here."""
+
+    def close(self) -> None:
+        self._tables.clear()
+        self._kv.clear()
+
+    def _run(self, launch: Launch) -> list[Sampled]:
+        for row in launch.rows:
+            tokens = row.token_ids or (self._last[row.slot],)
+            assert len(tokens) == row.num_tokens
+            for i, token in enumerate(tokens):
+                self._kv[self._position(row, row.start + i)] = token
+        return [self._sample(row) for row in launch.rows if row.samples]
+
+    def _sample(self, row: Row) -> Sampled:
+        end = row.start + row.num_tokens
+        context = [self._kv[self._position(row, i)] for i in range(end)]
+        token = self.model(context) if self.model else next_token(context, self.vocab_size)
+        self._last[row.slot] = token
+        return Sampled(row.seq_id, token, -1.0, (token,), (-1.0,))
+
+    def _position(self, row: Row, i: int) -> int:
+        block, offset = divmod(i, self.block_size)
+        return self._tables[row.slot][block] * self.block_size + offset
