@@ -1,0 +1,149 @@
+"""Text to token ids and back, for the server and for ``LLM``, without transformers.
+
+Everything comes from the checkpoint's own files: ``tokenizer.json`` does the work (the Rust
+library releases the GIL), the other files name the special tokens, the chat template and the ids
+that end a text.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import tokenizers
+
+from prelude.text.chat_template import ChatTemplate, Message
+from prelude.text.files import chat_templates, eos_token_ids, read_json, special_tokens
+from prelude.text.vocabulary import Vocabulary
+
+
+class Tokenizer:
+    """Made by ``Tokenizer.load``. Safe to use from several threads.
+
+    ``vocabulary`` knows every token's bytes; ``backend`` is the library's own object.
+    """
+
+    def __init__(
+        self,
+        backend: tokenizers.Tokenizer,
+        templates: Mapping[str, str],
+        special: Mapping[str, str],
+        eos_ids: Iterable[int],
+    ) -> None:
+        self.backend = backend
+        self.vocabulary = Vocabulary(backend)
+        self.special_tokens = dict(special)
+        self._templates = {name: ChatTemplate(text, special) for name, text in templates.items()}
+        named = backend.token_to_id(special["eos_token"]) if "eos_token" in special else None
+        ids = [*eos_ids, *([] if named is None else [named])]
+        self._eos_ids = tuple(sorted(set(ids)))
+
+    @classmethod
+    def load(cls, folder: Path, *, chat_template: Path | None = None) -> Self:
+        """Read a Hugging Face ``folder``; ``chat_template`` replaces its template.
+
+        Raises ``ValueError`` saying what is missing or broken.
+        """
+        path = folder / "tokenizer.json"
+        if not path.is_file():
+            raise ValueError(
+                f"{folder} has no tokenizer.json. Convert the tokenizer once with transformers: "
+                f"AutoTokenizer.from_pretrained({str(folder)!r}).save_pretrained({str(folder)!r})"
+            )
+        config = read_json(folder / "tokenizer_config.json")
+        special = special_tokens(config, read_json(folder / "special_tokens_map.json"))
+        templates = chat_templates(folder, config, chat_template)
+        return cls(_read_backend(path), templates, special, eos_token_ids(folder))
+
+    @property
+    def eos_ids(self) -> tuple[int, ...]:
+        """Every id that ends a text, in order."""
+        return self._eos_ids
+
+    @property
+    def vocab_size(self) -> int:
+        """One more than the largest token id."""
+        return self.vocabulary.size
+
+    @property
+    def has_chat_template(self) -> bool:
+        return bool(self._templates)
+
+    def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
+        """Ids of ``text``. tokenizer.json alone says which special tokens go around it."""
+        ids: list[int] = self.backend.encode(text, add_special_tokens=add_special_tokens).ids
+        return ids
+
+    def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
+        text: str = self.backend.decode(list(ids), skip_special_tokens=skip_special_tokens)
+        return text
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """The UTF-8 bytes that a token stands for, which may be part of a character."""
+        return self.vocabulary.token_bytes(token_id)
+
+    def is_special(self, token_id: int) -> bool:
+        """Whether ``decode`` leaves the token out unless told otherwise."""
+        return token_id in self.vocabulary.special_ids
+
+    def encode_chat(
+        self,
+        messages: Sequence[Message],
+        *,
+        add_generation_prompt: bool = True,
+        continue_final_message: bool = False,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        template_kwargs: Mapping[str, Any] | None = None,
+    ) -> list[int]:
+        """``render_chat`` as token ids: the template writes its own special tokens."""
+        text = self.render_chat(
+            messages,
+            add_generation_prompt=add_generation_prompt,
+            continue_final_message=continue_final_message,
+            tools=tools,
+            template_kwargs=template_kwargs,
+        )
+        return self.encode(text, add_special_tokens=False)
+
+    def render_chat(
+        self,
+        messages: Sequence[Message],
+        *,
+        add_generation_prompt: bool = True,
+        continue_final_message: bool = False,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        template_kwargs: Mapping[str, Any] | None = None,
+    ) -> str:
+        """The prompt the chat template writes for ``messages`` (dicts with role and content).
+
+        Raises ``ValueError`` if there is no template or it refuses the messages.
+        """
+        return self._template(tools is not None).render(
+            messages,
+            add_generation_prompt=add_generation_prompt,
+            continue_final_message=continue_final_message,
+            tools=tools,
+            variables=template_kwargs,
+        )
+
+    def _template(self, with_tools: bool) -> ChatTemplate:
+        if with_tools and "tool_use" in self._templates:
+            return self._templates["tool_use"]
+        if "default" in self._templates:
+            return self._templates["default"]
+        if self._templates:
+            names = ", ".join(sorted(self._templates))
+            raise ValueError(f"this model has chat templates {names} but no default one")
+        raise ValueError(
+            "this model has no chat template: use /v1/completions, or set model.chat_template "
+            "to a Jinja file"
+        )
+
+
+def _read_backend(path: Path) -> tokenizers.Tokenizer:
+    try:
+        backend = tokenizers.Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises bare Exception
+        raise ValueError(f"{path} cannot be read: {error}") from error
+    backend.no_truncation()
+    backend.no_padding()
+    return backend
