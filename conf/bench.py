@@ -102,7 +102,7 @@ class ServeBenchConfig:
     resamples: int = 1000  # of the bootstrap
     probe: bool = True  # measure memory bandwidth and GEMM peak first (local servers)
     threads: int | None = None  # of the probe; default: the cores this process may use
-    pids: list[int] = field(default_factory=list)  # server processes whose cores and CPU to report
+    pids: list[int] = field(default_factory=list)  # of the server; default: who listens on the port
     samples: bool = True  # keep one record per request in the result
     result: str | None = None  # file for the result, besides the last line on stdout
 

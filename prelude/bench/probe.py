@@ -1,0 +1,79 @@
+"""The roof of this machine, measured in the same run as what is held against it: how fast memory
+is read and how fast a dense matrix product is, on the same device, threads and dtype.
+
+``python -m prelude.bench.probe`` prints one record as JSON; benchmarks that must not carry torch's
+threads themselves run it as a process of its own.
+"""
+
+import argparse
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+import msgspec
+
+from prelude.bench import machine
+from prelude.bench.result import Probe
+
+READ_BYTES = {"cpu": 2**29, "cuda": 2**31}  # beyond every cache
+GEMM_SIZE = {"cpu": 2048, "cuda": 8192}
+TIMEOUT_S = 300
+
+
+def probe(device: str, threads: int, dtype: str, repeats: int = 5) -> Probe:
+    """Measure here. ``device`` is cpu or cuda; ``dtype`` is that of the matrix product."""
+    import torch
+
+    quiet = machine.quietness()
+    torch.set_num_threads(threads)
+    synchronize: Callable[[], object] = (
+        torch.cuda.synchronize if device == "cuda" else (lambda: None)
+    )
+    data = torch.ones(READ_BYTES[device] // 4, dtype=torch.float32, device=device)
+    read_s = _best_s(lambda: data.sum(), synchronize, repeats)
+    size = GEMM_SIZE[device]
+    left = torch.rand(size, size, device=device).to(getattr(torch, dtype))
+    gemm_s = _best_s(lambda: left @ left, synchronize, repeats)
+    return Probe(
+        device=torch.cuda.get_device_name() if device == "cuda" else "cpu",
+        threads=threads,
+        dtype=dtype,
+        read_gb_s=data.numel() * data.element_size() / read_s / 1e9,
+        gemm_gflop_s=2 * size**3 / gemm_s / 1e9,
+        quiet=quiet,
+    )
+
+
+def probe_apart(device: str, threads: int, dtype: str) -> Probe:
+    """The same in a child process. Raises ``RuntimeError`` with what the child said."""
+    command = [sys.executable, "-m", "prelude.bench.probe", device, str(threads), dtype]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S)
+    if done.returncode:
+        raise RuntimeError(f"the probe failed (probe=false skips it): {done.stderr.strip()[-500:]}")
+    return msgspec.json.decode(done.stdout.splitlines()[-1], type=Probe)
+
+
+def _best_s(work: Callable[[], object], synchronize: Callable[[], object], repeats: int) -> float:
+    times = []
+    for _ in range(repeats + 1):  # the first one pays for pages, threads and packing
+        synchronize()
+        start = time.perf_counter()
+        work()
+        synchronize()
+        times.append(time.perf_counter() - start)
+    return min(times[1:])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Measure memory bandwidth and GEMM peak.")
+    parser.add_argument("device", choices=sorted(READ_BYTES), nargs="?", default="cpu")
+    parser.add_argument("threads", type=int, nargs="?", default=len(machine.my_cores()))
+    parser.add_argument("dtype", choices=["float32", "bfloat16", "float16"], nargs="?")
+    args = parser.parse_args()
+    dtype = args.dtype or ("bfloat16" if args.device == "cuda" else "float32")
+    print(msgspec.json.encode(probe(args.device, args.threads, dtype)).decode())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,158 @@
+"""What a person reads: tables on stderr, so that stdout ends in the JSON document alone."""
+
+from collections.abc import Mapping
+
+from rich.console import Console, RenderableType
+from rich.table import Table
+
+from prelude.bench.result import (
+    ClassReport,
+    EngineResult,
+    Environment,
+    PeerResult,
+    Result,
+    ServeResult,
+    Summary,
+)
+
+METRICS = {
+    "ttft_ms": "TTFT",
+    "first_content_ms": "first content",
+    "tpot_ms": "TPOT",
+    "itl_ms": "ITL",
+    "stall_ms": "longest gap",
+    "e2e_ms": "end to end",
+}
+
+
+def show(result: Result, console: Console | None = None) -> None:
+    """Print a result as tables (default: on stderr)."""
+    console = console or Console(stderr=True)
+    match result:
+        case ServeResult():
+            parts = _serve(result)
+        case EngineResult():
+            parts = _engine(result)
+        case PeerResult():
+            parts = _peers(result)
+    for part in [*parts, *_environment(result.environment)]:
+        console.print(part)
+
+
+def _serve(result: ServeResult) -> list[RenderableType]:
+    reports = {"all": result.total}
+    if len(result.classes) > 1:
+        reports |= result.classes
+    generator = result.generator
+    slip = generator.slip_ms
+    lines: list[RenderableType] = [_counts(result.model, reports)]
+    lines += [_latencies(name, report) for name, report in reports.items()]
+    lines.append(
+        f"load generator: offered {generator.offered_req_s:.2f} req/s, "
+        f"at most {generator.max_in_flight} in flight, {generator.cpu_share:.0%} of a core"
+        + (f", sent p99 {slip.p99.value:.1f} ms late" if slip is not None else "")
+    )
+    return lines + [f"[yellow]warning:[/] {warning}" for warning in result.warnings]
+
+
+def _counts(model: str, reports: Mapping[str, ClassReport]) -> Table:
+    table = Table(title=model)
+    for column in ("", "sent", "done", "req/s", "in tok/s", "out tok/s", "good req/s", "good"):
+        table.add_column(column, justify="right" if column else "left")
+    table.add_column("failures")
+    for name, report in reports.items():
+        table.add_row(
+            name,
+            str(report.num_sent),
+            str(report.num_completed),
+            f"{report.req_s:.2f}",
+            f"{report.prompt_tok_s:.0f}",
+            f"{report.output_tok_s:.1f}",
+            f"{report.goodput_req_s:.2f}",
+            f"{report.attainment:.0%}",
+            ", ".join(f"{kind} {count}" for kind, count in report.failures.items()),
+        )
+    return table
+
+
+def _latencies(name: str, report: ClassReport) -> Table:
+    table = Table(title=f"latency in ms: {name}")
+    for column in ("", "mean", "p50", "p90", "p99", "max"):
+        table.add_column(column, justify="right" if column else "left")
+    for field, label in METRICS.items():
+        summary: Summary | None = getattr(report, field)
+        if summary is not None:
+            table.add_row(label, f"{summary.mean:.1f}", *_cells(summary), f"{summary.max:.1f}")
+    return table
+
+
+def _cells(summary: Summary) -> list[str]:
+    cells = []
+    for interval in (summary.p50, summary.p90, summary.p99):
+        bounds = "" if interval.low is None else f" [{interval.low:.1f}, {interval.high:.1f}]"
+        cells.append(f"{interval.value:.1f}{bounds}")
+    return cells
+
+
+def _engine(result: EngineResult) -> list[RenderableType]:
+    table = Table(title=f"{result.model}, weights {result.weights_mib:.0f} MiB")
+    for column in ("step", "tokens", "context", "p50 ms", "tok/s", "floor ms", "bound", "of floor"):
+        table.add_column(column, justify="left" if column in ("step", "bound") else "right")
+    for timing in result.timings:
+        table.add_row(
+            f"{timing.kind} x{timing.batch}",
+            str(timing.tokens),
+            str(timing.context),
+            f"{timing.step_ms.p50.value:.2f}",
+            f"{timing.tok_s:.1f}",
+            f"{timing.floor_ms:.2f}",
+            timing.bound,
+            f"{timing.floor_share:.0%}",
+        )
+    lines: list[RenderableType] = [table]
+    if (overhead := result.overhead) is not None:
+        text = f"engine besides the forward, batch {overhead.batch}: "
+        text += f"{overhead.engine_ms.p50.value:.3f} ms a step"
+        if overhead.frontend_us_token is not None:
+            text += f"; front end: {overhead.frontend_us_token:.1f} us a token"
+        lines.append(text)
+    return lines + [f"[yellow]skipped:[/] {name}" for name in result.skipped]
+
+
+def _peers(result: PeerResult) -> list[RenderableType]:
+    table = Table(title="tok/s, one row per run")
+    for column in ("engine", "turn", "prefill", "batch 1", "streams", "start-up s"):
+        table.add_column(column, justify="left" if column == "engine" else "right")
+    for run in result.runs:
+        table.add_row(
+            f"{run.engine} {run.version}",
+            str(run.turn),
+            f"{run.prefill_tok_s:.1f}",
+            f"{run.decode_tok_s:.2f}",
+            f"{run.streams_tok_s:.1f}",
+            f"{run.startup_s:.1f}",
+        )
+    lines: list[RenderableType] = [table]
+    for peer, ratios in result.ratios.items():
+        text = ", ".join(
+            f"{name} {ratio.value:.2f}x"
+            + ("" if ratio.low is None else f" [{ratio.low:.2f}, {ratio.high:.2f}]")
+            for name, ratio in ratios.items()
+        )
+        lines.append(f"prelude / {peer}: {text}")
+    return lines + [f"[yellow]skipped:[/] {peer}: {why}" for peer, why in result.skipped.items()]
+
+
+def _environment(environment: Environment) -> list[RenderableType]:
+    cores = ",".join(map(str, environment.cores))
+    lines: list[RenderableType] = [f"{environment.host_cpu}, cores {cores}"]
+    if (probe := environment.probe) is not None:
+        lines.append(
+            f"roof ({probe.device}, {probe.threads} threads): {probe.read_gb_s:.1f} GB/s read, "
+            f"{probe.gemm_gflop_s:.0f} GFLOP/s {probe.dtype}"
+        )
+    others = environment.others_cpu_share
+    if not environment.quiet:
+        share = "" if others is None else f" (others used {others:.0%} of the cores)"
+        lines.append(f"[yellow]the machine was not quiet{share}[/]")
+    return lines
