@@ -14,6 +14,7 @@ from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from enum import Enum
 from typing import Any
 
+_PLAIN_TEXT = re.compile(r"[\w./~@%+:-]+(?: +[\w./~@%+:-]+)*")
 _FIELD_LINE = re.compile(r"^    (\w+): .+?  # (.+)$", re.MULTILINE)
 
 
@@ -72,12 +73,22 @@ def describe_type(hint: Any) -> str:
 
 
 def show(value: Any) -> str:
-    """A value as YAML would have it on one line."""
+    """A value as an override would write it."""
     if isinstance(value, Enum):
         return value.name
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
-    return str(value)
+    if isinstance(value, list):
+        return f"[{','.join(map(show, value))}]"
+    if isinstance(value, dict):
+        return f"{{{','.join(f'{name}: {show(item)}' for name, item in value.items())}}}"
+    text = str(value)
+    is_plain = not isinstance(value, str) or _PLAIN_TEXT.fullmatch(text)
+    return text if is_plain else f"'{_escape(text)}'"
+
+
+def _escape(text: str) -> str:
+    return re.sub(r"\\+(?=')|\\+$", lambda match: match[0] * 2, text).replace("'", "\\'")
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
