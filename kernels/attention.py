@@ -6,13 +6,21 @@ tensor in place, return nothing and cost no copy of the KV. Which implementation
 choice of the process (``select_backend``); the ops, and so compiled programs, stay the same.
 """
 
-from typing import NamedTuple
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from prelude.kernels import attention_torch
+from prelude.kernels.attention_cpu import CpuAttention
+from prelude.kernels.build import CompileError, default_cache_dir
 from prelude.kernels.ops import define
+
+BACKENDS = ("auto", "cpu", "torch")
+_LOG = logging.getLogger(__name__)
 
 
 class AttentionMeta(NamedTuple):
@@ -47,25 +55,59 @@ def attend(
     torch.ops.prelude.attend(q, kv, meta.cu_q, meta.ctx_lens, meta.block_tables, scale, window, out)
 
 
-def select_backend(name: str = "auto") -> str:
-    """Choose the CPU implementation of both ops for this process; returns the one chosen."""
-    if name not in ("auto", "cpu", "torch"):
-        raise ValueError(f"attention.backend: {name!r} is not one of auto, cpu, torch")
-    return "torch"
+def select_backend(name: str = "auto", cache_dir: Path | None = None) -> str:
+    """Choose the CPU implementation of both ops for this process; returns the one chosen.
+
+    ``cpu`` is the C++ backend, compiled into ``cache_dir`` at first use; ``torch`` needs no
+    compiler and is slower; ``auto`` is cpu where it compiles, else torch with a warning. Until the
+    first call the ops run torch. Raises ``ValueError`` for another name, ``CompileError`` where
+    cpu was asked for and does not compile.
+    """
+    if name not in BACKENDS:
+        raise ValueError(f"attention.backend: {name!r} is not one of {', '.join(BACKENDS)}")
+    if name == "torch":
+        _ACTIVE.use(name, attention_torch.append, attention_torch.attend)
+        return name
+    try:
+        backend = CpuAttention(cache_dir or default_cache_dir())
+    except CompileError as error:
+        if name == "cpu":
+            raise
+        _LOG.warning("attention runs in plain torch, several times slower: %s", error)
+        return select_backend("torch")
+    _ACTIVE.use("cpu", backend.append, backend.attend)
+    return "cpu"
+
+
+class _Active:
+    """The process's choice. Ops are registered with torch once per process, so it lives here."""
+
+    def __init__(self) -> None:
+        self.use("torch", attention_torch.append, attention_torch.attend)
+
+    def use(self, name: str, append: Callable[..., None], attend: Callable[..., None]) -> None:
+        self.name, self._append, self._attend = name, append, attend
+
+    def append(self, *args: Any) -> None:
+        self._append(*args)
+
+    def attend(self, *args: Any) -> None:
+        self._attend(*args)
 
 
 def _writes_only(*args: object) -> None:
     """Shape function of an op that returns nothing."""
 
 
+_ACTIVE = _Active()
 define(
     "append(Tensor k, Tensor v, Tensor(a!) kv, Tensor slot_mapping) -> ()",
     fake=_writes_only,
-    cpu=attention_torch.append,
+    cpu=_ACTIVE.append,
 )
 define(
     "attend(Tensor q, Tensor kv, Tensor cu_q, Tensor ctx_lens, Tensor block_tables, "
     "float scale, int window, Tensor(a!) out) -> ()",
     fake=_writes_only,
-    cpu=attention_torch.attend,
+    cpu=_ACTIVE.attend,
 )
