@@ -226,6 +226,7 @@ class Ledger:
             seq.token_ids,
             seq.num_prompt,
             (*seq.eos_ids, *seq.params.stop_token_ids),
+            is_leader=seq.leader is None,
         )
 
     def _shared_grant(self, admit: SlotAdmit) -> Iterator[BlockGrant]:

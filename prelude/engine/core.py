@@ -1,5 +1,6 @@
-"""The engine step: plan, run, commit. Synchronous and single-threaded; whoever owns an
-``EngineCore`` calls ``add``, ``abort``, ``truncate`` between steps and ``step`` while it has work."""
+"""The engine step: plan, run, commit. Synchronous and single-threaded: whoever owns an
+``EngineCore`` calls ``add``, ``abort`` and ``truncate`` between steps, ``step`` while it has
+work."""
 
 import time
 from collections.abc import Callable

@@ -8,8 +8,7 @@ or reused too early changes the output, as it would on a device.
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from prelude.runner.protocol import Programs
-from prelude.types.plan import Launch, Plan, Row, Sampled, StepOutput
+from prelude.types.plan import Launch, Plan, ProgramCount, Row, Sampled, StepOutput
 from prelude.types.prices import PriceTable, flat_prices
 
 NextToken = Callable[[list[int]], int]
@@ -35,7 +34,7 @@ class FakeRunner:
     prices: PriceTable = field(default_factory=flat_prices)
     sleep: Callable[[float], None] = lambda ms: None
     model: NextToken | None = None
-    programs: Programs = field(default_factory=Programs)
+    programs: ProgramCount = field(default_factory=ProgramCount)
     num_steps: int = 0
     _tables: dict[int, list[int]] = field(default_factory=dict)
     _last: dict[int, int] = field(default_factory=dict)

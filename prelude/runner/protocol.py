@@ -1,18 +1,9 @@
 """What the engine asks of a runner: execute plans, never decide. No torch here."""
 
-from dataclasses import dataclass
 from typing import Protocol
 
-from prelude.types.plan import Plan, StepOutput
+from prelude.types.plan import Plan, ProgramCount, StepOutput
 from prelude.types.prices import PriceTable
-
-
-@dataclass(frozen=True, slots=True)
-class Programs:
-    """How many of the compiled programs of this runner are in use already."""
-
-    ready: int = 0
-    total: int = 0
 
 
 class Runner(Protocol):
@@ -34,7 +25,7 @@ class Runner(Protocol):
     @property
     def prices(self) -> PriceTable: ...
     @property
-    def programs(self) -> Programs: ...
+    def programs(self) -> ProgramCount: ...
     def execute(self, plan: Plan) -> StepOutput: ...
     def upkeep(self) -> None: ...
     def close(self) -> None: ...

@@ -53,7 +53,7 @@ class SlotAdmit:
 
     ``seed`` is already resolved. ``token_ids`` are prompt and output so far, which penalties
     and resumed sequences need; ``num_prompt`` splits them. ``eos_ids`` are the tokens that
-    ``min_tokens`` forbids.
+    ``min_tokens`` forbids. Of ``n`` choices only the leader computes prompt logprobs.
     """
 
     slot: int
@@ -63,6 +63,7 @@ class SlotAdmit:
     token_ids: Ids[int]
     num_prompt: int
     eos_ids: tuple[int, ...]
+    is_leader: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,3 +132,11 @@ class StepOutput:
     sampled: tuple[Sampled, ...]
     actual_ms: tuple[float, ...]
     prompt_logprobs: tuple[PromptLogprobs, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ProgramCount:
+    """How many of the compiled programs of a runner are in use already."""
+
+    ready: int = 0
+    total: int = 0

@@ -1,0 +1,106 @@
+"""The programs of a runner: compiled ones where they are ready, eager code until then.
+
+On CPU a program is a decoder layer (one per attention window of the model, nearly always one), so
+there is little to choose and nothing to pad; the bucket key of a launch is its price key.
+"""
+
+import logging
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from prelude.conf.schema import Capture, GraphsConfig
+from prelude.graphs.compiler import CompileJob, has_cpp_compiler
+from prelude.graphs.layer_program import LayerProgram, load_layer, program_digest
+from prelude.models.decoder import DecoderLayer, run_layer
+from prelude.models.spec import ModelSpec
+from prelude.types.plan import ProgramCount
+
+logger = logging.getLogger(__name__)
+
+
+def choose_capture(config: GraphsConfig) -> Capture:
+    """What ``graphs.capture`` means here. Raises ``ValueError`` if it asks for the impossible."""
+    if config.capture == Capture.eager or has_cpp_compiler():
+        return Capture.eager if config.capture == Capture.eager else Capture.inductor
+    if config.capture == Capture.inductor:
+        raise ValueError(
+            "graphs.capture=inductor needs a C++ compiler: install g++, or set graphs.capture=eager"
+        )
+    logger.warning("no C++ compiler found: running eager, slower; install g++ for compiled steps")
+    return Capture.eager
+
+
+def default_cache_dir(config: GraphsConfig) -> Path:
+    """Where compiled programs are kept between starts."""
+    return Path(config.cache_dir or "~/.cache/prelude").expanduser()
+
+
+class LayerPrograms:
+    """A ``LayerFn``. ``upkeep`` between steps swaps in what has been compiled meanwhile."""
+
+    def __init__(
+        self,
+        config: GraphsConfig,
+        spec: ModelSpec,
+        *,
+        dtype: torch.dtype,
+        block_size: int,
+        threads: int,
+    ) -> None:
+        self._ready: dict[int, LayerProgram] = {}
+        self._jobs: dict[int, CompileJob] = {}
+        self._total = 0
+        if choose_capture(config) == Capture.eager:
+            return
+        folder = default_cache_dir(config) / "programs"
+        for window in sorted(set(spec.windows)):
+            self._total += 1
+            digest = program_digest(spec, window, dtype, block_size, threads)
+            path = folder / f"layer-{digest}.pt2"
+            if not self._load(window, path):
+                logger.info("compiling %s in the background", path.name)
+                job = CompileJob(spec, window, dtype, block_size, threads, path)
+                self._jobs[window] = job
+                if not config.background:
+                    job.join()
+        self.upkeep()
+
+    def __call__(self, layer: DecoderLayer, *args: Tensor) -> Tensor:
+        program = self._ready.get(layer.window)
+        return program(layer, *args) if program else run_layer(layer, *args)
+
+    @property
+    def count(self) -> ProgramCount:
+        return ProgramCount(len(self._ready), self._total)
+
+    def upkeep(self) -> None:
+        """Load finished packages: milliseconds. A failed compilation leaves eager code in place."""
+        for window, job in list(self._jobs.items()):
+            if not job.is_done:
+                continue
+            del self._jobs[window]
+            if job.failed or not self._load(window, job.path):
+                logger.warning(
+                    "compiling failed (its output is above): this model keeps running eager; "
+                    "graphs.capture=eager silences this"
+                )
+            else:
+                logger.info("compiled program %s is in use", job.path.name)
+
+    def close(self) -> None:
+        for job in self._jobs.values():
+            job.cancel()
+        self._jobs.clear()
+
+    def _load(self, window: int, path: Path) -> bool:
+        if not path.exists():
+            return False
+        try:
+            self._ready[window] = load_layer(path)
+        except RuntimeError as error:
+            logger.warning("%s cannot be loaded (%s); it will be compiled again", path, error)
+            path.unlink()
+            return False
+        return True

@@ -1,0 +1,108 @@
+"""How many KV blocks there will be: explicit, or derived from the memory that is really left."""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+from prelude.conf.schema import CacheConfig
+
+logger = logging.getLogger(__name__)
+
+_GIB = 2**30
+_CGROUPS = (  # (limit, usage) of version 2, then of version 1
+    ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
+    (
+        "/sys/fs/cgroup/memory/memory.limit_in_bytes",
+        "/sys/fs/cgroup/memory/memory.usage_in_bytes",
+    ),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class PoolSize:
+    """``num_blocks`` includes the dummy; ``rule`` says in words where it comes from."""
+
+    num_blocks: int
+    max_len: int
+    rule: str
+
+
+def host_memory_bytes(root: Path = Path("/")) -> int:
+    """Memory this process may still take: what the kernel calls available, or what the container's
+    limit leaves, whichever is less. ``root`` is where /proc and /sys are looked for."""
+    available = _meminfo_available(root / "proc/meminfo")
+    for limit_file, usage_file in _CGROUPS:
+        limit = _read_int(root / limit_file[1:])
+        usage = _read_int(root / usage_file[1:])
+        if limit is not None and usage is not None:
+            available = min(available, max(limit - usage, 0))
+    return available
+
+
+def size_pool(
+    config: CacheConfig,
+    *,
+    block_bytes: int,
+    free_bytes: int,
+    max_len: int,
+    max_len_is_explicit: bool,
+    max_seqs: int,
+) -> PoolSize:
+    """Blocks for the pool, and the context limit that goes with them.
+
+    ``max_len`` is the model's or the configured limit; where the pool cannot hold it, a configured
+    one is an error and the model's is lowered. Raises ``ValueError`` with numbers.
+    """
+    size = config.block_size
+    blocks_per_seq = -(-max_len // size)
+    num_blocks, rule = _wanted(config, block_bytes, free_bytes, max_seqs * blocks_per_seq)
+    needed = num_blocks * block_bytes
+    if needed > free_bytes:
+        raise ValueError(
+            f"cache: {num_blocks} blocks of {block_bytes} bytes are {needed / _GIB:.2f} GiB, but "
+            f"{free_bytes / _GIB:.2f} GiB are free; lower cache.num_blocks or cache.memory_gib, "
+            f"{max(free_bytes // block_bytes, 0)} blocks would fit"
+        )
+    capacity = (num_blocks - 1) * size
+    if num_blocks < 2:
+        raise ValueError(
+            f"cache: {rule} gives {num_blocks} blocks of {block_bytes} bytes; at least 2 are "
+            "needed. Raise cache.memory_gib or lower cache.block_size"
+        )
+    if capacity < max_len and max_len_is_explicit:
+        raise ValueError(
+            f"model.max_len={max_len} needs {blocks_per_seq + 1} KV blocks of {size} tokens, but "
+            f"{rule} gives {num_blocks}; lower model.max_len to {capacity} or raise the cache"
+        )
+    if capacity < max_len:
+        logger.warning("context limited to %d tokens: %s", capacity, rule)
+    return PoolSize(num_blocks, min(max_len, capacity), rule)
+
+
+def _wanted(config: CacheConfig, block_bytes: int, free_bytes: int, useful: int) -> tuple[int, str]:
+    if config.num_blocks is not None:
+        return config.num_blocks, "cache.num_blocks"
+    if config.memory_gib is not None:
+        return int(config.memory_gib * _GIB) // block_bytes, "cache.memory_gib"
+    fraction = int(free_bytes * config.memory_fraction)
+    bound = int(config.max_gib * _GIB)
+    choices = (
+        (useful + 1, "runner.max_seqs sequences of model.max_len"),
+        (fraction // block_bytes, "cache.memory_fraction of free memory"),
+        (bound // block_bytes, "cache.max_gib"),
+    )
+    return min(choices)
+
+
+def _meminfo_available(path: Path) -> int:
+    for line in path.read_text().splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024
+    raise ValueError(f"{path} has no MemAvailable; set cache.memory_gib")
+
+
+def _read_int(path: Path) -> int | None:
+    try:
+        return int(path.read_text())
+    except (OSError, ValueError):  # absent, or "max": no limit
+        return None

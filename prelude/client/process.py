@@ -1,0 +1,96 @@
+"""The engine in its own process, reached over ZeroMQ ipc sockets: msgpack, one message a step."""
+
+import asyncio
+import contextlib
+import multiprocessing as mp
+import shutil
+import tempfile
+from pathlib import Path
+
+import zmq
+import zmq.asyncio
+
+from prelude.client.client import EngineClient, EngineDeadError
+from prelude.conf.schema import Config
+from prelude.engine.process import engine_main
+from prelude.types.wire import Failed, FromEngine, ToEngine, decode_from_engine, encode
+
+_JOIN_S = 10.0
+_LAST_WORDS_S = 0.3
+
+
+class ProcessTransport:
+    """Spawns the engine process and talks to it. Its death, however it comes, is reported by
+    ``receive`` after everything it had sent has been delivered."""
+
+    def __init__(self, config: Config) -> None:
+        self._folder = Path(tempfile.mkdtemp(prefix="prelude-"))
+        to_engine = f"ipc://{self._folder}/to"
+        self._from_engine = f"ipc://{self._folder}/from"
+        self._context = zmq.Context()
+        self._push = self._context.socket(zmq.PUSH)
+        self._push.set_hwm(0)
+        self._push.bind(to_engine)
+        pull = self._context.socket(zmq.PULL)
+        pull.set_hwm(0)
+        pull.bind(self._from_engine)
+        self._pull = zmq.asyncio.Socket.from_socket(pull)
+        self._process = mp.get_context("spawn").Process(
+            target=engine_main, args=(config, to_engine, self._from_engine), name="prelude-engine"
+        )
+        self._process.start()
+        self._dead = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        loop.add_reader(self._process.sentinel, self._on_death)
+
+    @property
+    def pid(self) -> int:
+        assert self._process.pid is not None
+        return self._process.pid
+
+    def send(self, message: ToEngine) -> None:
+        with contextlib.suppress(zmq.Again):  # the engine is gone; receive() says so
+            self._push.send(encode(message), zmq.NOBLOCK)
+
+    async def receive(self) -> FromEngine:
+        message = decode_from_engine(await self._pull.recv())
+        if isinstance(message, Failed):
+            raise EngineDeadError(message.message)
+        return message
+
+    async def close(self) -> None:
+        """Wait for the process to end by itself (a ``Shutdown`` was sent), else kill it."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._dead.wait(), _JOIN_S)
+        if self._process.is_alive():
+            self._process.kill()
+        await asyncio.to_thread(self._process.join)
+        asyncio.get_running_loop().remove_reader(self._process.sentinel)
+        self._pull.close(linger=0)
+        self._push.close(linger=0)
+        self._context.term()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _on_death(self) -> None:
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(self._process.sentinel)
+        self._process.join()
+        self._dead.set()
+        # What the process had still sent may be on its way through the socket: let it arrive first.
+        loop.call_later(_LAST_WORDS_S, self._send_obituary)
+
+    def _send_obituary(self) -> None:
+        """Death travels like any message, so that receiving has one path and costs one await."""
+        if self._pull.closed:
+            return
+        code = self._process.exitcode
+        how = f"signal {-code}" if code and code < 0 else f"exit code {code}"
+        with self._context.socket(zmq.PUSH) as push:
+            push.connect(self._from_engine)
+            push.send(encode(Failed(f"the engine process ended unexpectedly ({how})")))
+
+
+def start_engine(config: Config) -> EngineClient:
+    """Spawn the engine process for ``config``. Call inside a running event loop; returns at once:
+    await ``wait_ready`` for the engine, or watch ``progress``."""
+    return EngineClient(ProcessTransport(config))

@@ -1,0 +1,71 @@
+"""The engine loop: messages in, steps, one message of events out per step."""
+
+import logging
+from typing import Protocol
+
+from prelude.engine.core import EngineCore
+from prelude.types.request import TokenEvent
+from prelude.types.wire import (
+    Abort,
+    FromEngine,
+    Shutdown,
+    StepEvents,
+    Submit,
+    ToEngine,
+    Truncate,
+)
+
+logger = logging.getLogger(__name__)
+
+_IDLE_MS = 200
+
+
+class Channel(Protocol):
+    """The engine's end of a transport. ``receive`` returns what has arrived, waiting up to
+    ``timeout_ms`` for a first message; it raises ``EOFError`` when the other side is gone."""
+
+    def receive(self, timeout_ms: int) -> list[ToEngine]: ...
+    def send(self, message: FromEngine) -> None: ...
+
+
+def run_loop(core: EngineCore, channel: Channel) -> None:
+    """Serve until ``Shutdown`` or until the other side is gone. What is still running then ends
+    as aborted. An exception of a step ends the loop: no state is trusted after it."""
+    try:
+        while _turn(core, channel):
+            pass
+    except EOFError:
+        logger.warning("the server process is gone; the engine ends")
+        return
+    finally:
+        core.abort_all()
+    logger.info("engine shut down")
+
+
+def _turn(core: EngineCore, channel: Channel) -> bool:
+    messages = channel.receive(0 if core.has_work else _IDLE_MS)
+    events: list[TokenEvent] = []
+    for message in messages:
+        if isinstance(message, Shutdown):
+            channel.send(StepEvents(events + core.abort_all(), core.stats()))
+            return False
+        events += _apply(core, message)
+    if core.has_work:
+        events += core.step()
+    elif not messages:
+        core.runner.upkeep()
+    if events or messages:
+        channel.send(StepEvents(events, core.stats()))
+    return True
+
+
+def _apply(core: EngineCore, message: ToEngine) -> list[TokenEvent]:
+    match message:
+        case Submit(request):
+            return core.add(request)
+        case Abort(uid):
+            return core.abort(uid)
+        case Truncate(uid, index, num_tokens):
+            return core.truncate(uid, index, num_tokens)
+        case _:
+            return []

@@ -1,0 +1,88 @@
+"""Entry of the engine process: build the engine, say how far it is, serve until told to stop."""
+
+import logging
+import multiprocessing as mp
+import os
+import signal
+import traceback
+
+import zmq
+
+from prelude.conf.schema import Config
+from prelude.engine.loop import run_loop
+from prelude.types.wire import (
+    Failed,
+    FromEngine,
+    Progress,
+    Ready,
+    ToEngine,
+    decode_to_engine,
+    encode,
+)
+
+logger = logging.getLogger(__name__)
+
+
+class ZmqChannel:
+    """The engine's end of two ipc sockets; notices when the parent process is gone."""
+
+    def __init__(self, to_engine: str, from_engine: str) -> None:
+        self._context = zmq.Context()
+        self._pull = self._context.socket(zmq.PULL)
+        self._pull.set_hwm(0)
+        self._pull.connect(to_engine)
+        self._push = self._context.socket(zmq.PUSH)
+        self._push.set_hwm(0)
+        self._push.connect(from_engine)
+        self._poller = zmq.Poller()
+        self._poller.register(self._pull, zmq.POLLIN)
+        parent = mp.parent_process()
+        self._parent = int(parent.sentinel) if parent else None
+        if self._parent is not None:
+            self._poller.register(self._parent, zmq.POLLIN)
+
+    def receive(self, timeout_ms: int) -> list[ToEngine]:
+        ready = dict(self._poller.poll(timeout_ms))
+        if self._parent in ready:
+            raise EOFError("the parent process is gone")
+        messages: list[ToEngine] = []
+        while ready:
+            try:
+                messages.append(decode_to_engine(self._pull.recv(zmq.NOBLOCK)))
+            except zmq.Again:
+                break
+        return messages
+
+    def send(self, message: FromEngine) -> None:
+        self._push.send(encode(message))
+
+    def close(self) -> None:
+        self._pull.close(linger=0)
+        self._push.close(linger=2000)
+        self._context.term()
+
+
+def engine_main(config: Config, to_engine: str, from_engine: str) -> None:
+    """Runs in a spawned process. Start-up failures are sent as ``Failed`` with the root cause;
+    signals belong to the parent, which asks for shutdown in its own time."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    logging.basicConfig(
+        level=config.log.level, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    channel = ZmqChannel(to_engine, from_engine)
+    try:
+        from prelude.engine.build import build_engine
+
+        core, info = build_engine(config, lambda *step: channel.send(Progress(*step)))
+        channel.send(Ready(info))
+        run_loop(core, channel)
+        core.close()
+    except Exception as error:
+        logger.error("the engine failed", exc_info=True)
+        channel.send(Failed(f"{type(error).__name__}: {error}", traceback.format_exc()))
+    finally:
+        channel.close()
+    # Compile workers and OpenMP threads must not keep a finished engine alive.
+    logging.shutdown()
+    os._exit(0)

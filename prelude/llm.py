@@ -1,0 +1,155 @@
+"""The Python face of the engine: prompts in, texts out, no server and no event loop."""
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from prelude.conf.load import load_config
+from prelude.engine.build import build_engine
+from prelude.text.choice import ChoiceText
+from prelude.text.logprobs import LogprobEntry
+from prelude.text.tokenizer import Tokenizer
+from prelude.types.errors import RequestError
+from prelude.types.request import FinishReason, Request, SamplingParams, TokenEvent
+
+Prompt = str | Sequence[int] | Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """One finished choice of a prompt. ``logprobs`` has an entry per token where asked for."""
+
+    text: str
+    token_ids: tuple[int, ...]
+    finish_reason: FinishReason
+    logprobs: tuple[LogprobEntry, ...] | None
+    prompt_index: int
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """What one step added to one choice while streaming; the last has a ``finish_reason``."""
+
+    text: str
+    token_ids: tuple[int, ...]
+    finish_reason: FinishReason | None
+    logprobs: tuple[LogprobEntry, ...] | None
+    prompt_index: int
+    index: int
+
+
+class LLM:
+    """An engine in this process.
+
+    ``model`` is a checkpoint folder or a bundled name ("demo"). Overrides take the keys of the
+    configuration, dotted or nested: ``LLM("demo", **{"cache.num_blocks": 512})`` or
+    ``LLM("demo", cache={"num_blocks": 512})``. Not thread-safe. Raises ``ValueError`` for an
+    unknown key, model or an impossible setting.
+    """
+
+    def __init__(self, model: str | Path = "demo", **overrides: Any) -> None:
+        self.config = load_config({"model.path": str(model), **overrides})
+        self._core, self.info = build_engine(self.config)
+        template = self.config.model.chat_template
+        folder = Path(self.config.model.tokenizer or self.info.model_path)
+        self.tokenizer = Tokenizer.load(folder, chat_template=Path(template) if template else None)
+        self._uids = itertools.count()
+
+    def generate(
+        self, prompts: Prompt | Sequence[Prompt], params: SamplingParams | None = None
+    ) -> list[Completion]:
+        """Complete all prompts together; ``n`` completions each, in the order of the prompts.
+
+        A prompt is a string, a list of token ids or a list of chat messages.
+        Raises ``ValueError`` if one of them can never be served.
+        """
+        parts: dict[tuple[int, int], list[Chunk]] = {}
+        for chunk in self.stream(prompts, params):
+            parts.setdefault((chunk.prompt_index, chunk.index), []).append(chunk)
+        return [_completion(parts[key]) for key in sorted(parts)]
+
+    def stream(
+        self, prompts: Prompt | Sequence[Prompt], params: SamplingParams | None = None
+    ) -> Iterator[Chunk]:
+        """Like ``generate``, chunk by chunk as the steps produce them. Leaving the loop early
+        aborts what is unfinished."""
+        params = params or SamplingParams()
+        uids: dict[int, int] = {}
+        texts: dict[tuple[int, int], ChoiceText] = {}
+        try:
+            for i, prompt_ids in enumerate([self._encode(p) for p in _as_list(prompts)]):
+                uid = next(self._uids)
+                uids[uid] = i
+                for index in range(params.n):
+                    texts[uid, index] = ChoiceText(self.tokenizer, params)
+                request = Request(uid=uid, prompt_ids=prompt_ids, params=params)
+                _raise_errors(self._core.add(request))
+            while self._core.has_work:
+                for event in self._core.step():
+                    if (chunk := self._chunk(event, uids, texts)) is not None:
+                        yield chunk
+        finally:
+            for uid in uids:
+                self._core.abort(uid)
+
+    def close(self) -> None:
+        self._core.close()
+
+    def _encode(self, prompt: Prompt) -> list[int]:
+        if isinstance(prompt, str):
+            return self.tokenizer.encode(prompt)
+        if prompt and isinstance(prompt[0], Mapping):
+            return self.tokenizer.encode_chat(prompt)  # type: ignore[arg-type]
+        return list(prompt)  # type: ignore[arg-type]
+
+    def _chunk(
+        self,
+        event: TokenEvent,
+        uids: Mapping[int, int],
+        texts: Mapping[tuple[int, int], ChoiceText],
+    ) -> Chunk | None:
+        text = texts.get((event.uid, event.index))
+        if text is None or text.ended:
+            return None
+        delta = text.feed(event)
+        if delta.truncate_at is not None:
+            self._core.truncate(event.uid, event.index, delta.truncate_at)
+        return Chunk(
+            delta.text,
+            delta.token_ids,
+            delta.finish_reason,
+            delta.logprobs or None,
+            uids[event.uid],
+            event.index,
+        )
+
+
+def _as_list(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
+    """One prompt or many: a list of ints is one, a list of messages is one."""
+    if isinstance(prompts, str) or (prompts and isinstance(prompts[0], int | Mapping)):
+        return [prompts]  # type: ignore[list-item]
+    return list(prompts)  # type: ignore[arg-type]
+
+
+def _raise_errors(events: list[TokenEvent]) -> None:
+    for event in events:
+        raise RequestError(event.error or "refused")
+
+
+def _completion(chunks: list[Chunk]) -> Completion:
+    last = chunks[-1]
+    assert last.finish_reason is not None
+    logprobs = None
+    if any(chunk.logprobs is not None for chunk in chunks):
+        logprobs = tuple(entry for chunk in chunks for entry in chunk.logprobs or ())
+    return Completion(
+        "".join(chunk.text for chunk in chunks),
+        tuple(token for chunk in chunks for token in chunk.token_ids),
+        last.finish_reason,
+        logprobs,
+        last.prompt_index,
+        last.index,
+    )

@@ -1,0 +1,70 @@
+"""First prices: a few dummy steps timed at start. Online correction takes over from there."""
+
+import time
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from prelude.kernels.attention import AttentionMeta
+from prelude.models.decoder import Decoder
+from prelude.types.prices import PriceTable
+
+_SIZES = (1, 4, 16, 64, 256)
+_PATIENCE_S = 1.0
+_CONTEXT = 512
+
+
+@torch.inference_mode()
+def measure_prices(
+    decoder: Decoder, kv: list[Tensor], block_size: int, device: torch.device
+) -> PriceTable:
+    """Time forwards of growing size on the dummy block until a second has gone; larger steps are
+    priced by extrapolation. The second run of each size counts, the first one warms up."""
+    points: list[tuple[int, float]] = []
+    start = time.perf_counter()
+    for size in _SIZES:
+        if points and time.perf_counter() - start > _PATIENCE_S:
+            break
+        points.append((size, _timed_ms(partial(_forward, decoder, kv, block_size, size, size))))
+    one_ms = points[0][1]
+    context_ms = _timed_ms(partial(_forward, decoder, kv, block_size, 1, _CONTEXT))
+    per_token = max(context_ms - one_ms, 0.0) / _CONTEXT
+    return PriceTable(_rising(points), ms_per_ctx_token=per_token, ms_per_pair=per_token)
+
+
+def _forward(decoder: Decoder, kv: list[Tensor], block_size: int, count: int, ctx: int) -> None:
+    """``count`` new tokens at the end of a context of ``ctx``, all of it in the dummy block."""
+    device = kv[0].device
+
+    def ints(values: list[int]) -> Tensor:
+        return torch.tensor(values, dtype=torch.int32, device=device)
+
+    meta = AttentionMeta(
+        cu_q=ints([0, count]),
+        ctx_lens=ints([ctx]),
+        block_tables=ints([0] * -(-ctx // block_size))[None],
+        slot_mapping=torch.zeros(count, dtype=torch.int64, device=device),
+    )
+    ids = torch.zeros(count, dtype=torch.int64, device=device)
+    positions = torch.arange(ctx - count, ctx, device=device)
+    hidden = decoder(ids, positions, kv, meta)
+    decoder.logits(hidden[-1:])
+
+
+def _timed_ms(run: Callable[[], None]) -> float:
+    run()
+    start = time.perf_counter()
+    run()
+    return (time.perf_counter() - start) * 1e3
+
+
+def _rising(points: list[tuple[int, float]]) -> tuple[tuple[int, float], ...]:
+    """More tokens never cost less: noise in a short measurement must not say so."""
+    best = 0.0
+    rising = []
+    for size, ms in points:
+        best = max(best, ms)
+        rising.append((size, best))
+    return tuple(rising)

@@ -1,0 +1,101 @@
+"""The model runner: weights, KV pool, slots and programs of one model on one device."""
+
+import time
+
+import torch
+from torch import Tensor
+
+from prelude.cache.layout import KVLayout
+from prelude.graphs.pool import LayerPrograms
+from prelude.models.decoder import Decoder
+from prelude.runner.calibrate import measure_prices
+from prelude.runner.inputs import LaunchInputs, build_inputs
+from prelude.runner.sampler import prompt_logprobs, sample
+from prelude.runner.slots import Slots
+from prelude.types.plan import Launch, Plan, ProgramCount, PromptLogprobs, Sampled, StepOutput
+from prelude.types.prices import PriceTable
+
+
+class ModelRunner:
+    """Runs plans on ``decoder``. ``num_blocks`` KV blocks are allocated here, once: programs bake
+    in nothing but shapes, so eager and compiled steps share them."""
+
+    def __init__(
+        self,
+        decoder: Decoder,
+        layout: KVLayout,
+        *,
+        num_blocks: int,
+        max_len: int,
+        max_seqs: int,
+        device: torch.device,
+        programs: LayerPrograms,
+    ) -> None:
+        self.decoder = decoder
+        self.layout = layout
+        self.device = device
+        self.num_blocks = num_blocks
+        self.block_size = layout.block_size
+        self.max_len = max_len
+        self.vocab_size = decoder.spec.vocab_size
+        self._kv = layout.allocate(num_blocks, device)
+        width = -(-max_len // layout.block_size)
+        self._slots = Slots(max_seqs, width, self.vocab_size, device)
+        self._programs = programs
+        decoder.layer_fn = programs
+        self.prices = self.calibrate()
+
+    @property
+    def programs(self) -> ProgramCount:
+        return self._programs.count
+
+    def calibrate(self) -> PriceTable:
+        return measure_prices(self.decoder, self._kv, self.layout.block_size, self.device)
+
+    def upkeep(self) -> None:
+        self._programs.upkeep()
+
+    def close(self) -> None:
+        self._programs.close()
+
+    @torch.inference_mode()
+    def execute(self, plan: Plan) -> StepOutput:
+        for admit in plan.admits:
+            self._slots.admit(admit)
+        for grant in plan.grants:
+            self._slots.grant(grant)
+        sampled: list[Sampled] = []
+        prompts: list[PromptLogprobs] = []
+        actual_ms = []
+        for launch in plan.launches:
+            start = time.perf_counter()
+            tokens, scores = self._run(launch)
+            sampled += tokens
+            prompts += scores
+            actual_ms.append((time.perf_counter() - start) * 1e3)
+        return StepOutput(tuple(sampled), tuple(actual_ms), tuple(prompts))
+
+    def _run(self, launch: Launch) -> tuple[list[Sampled], list[PromptLogprobs]]:
+        inputs = build_inputs(launch, self._slots, self.block_size)
+        hidden = self.decoder(inputs.ids, inputs.positions, self._kv, inputs.meta)
+        sampled: list[Sampled] = []
+        if inputs.sample_rows:
+            logits = self.decoder.logits(hidden[inputs.sample_at])
+            sampled = sample(launch, inputs, logits, self._slots)
+        return sampled, self._prompt_logprobs(launch, inputs, hidden)
+
+    def _prompt_logprobs(
+        self, launch: Launch, inputs: LaunchInputs, hidden: Tensor
+    ) -> list[PromptLogprobs]:
+        found = []
+        first = 0
+        for row in launch.rows:
+            admit = self._slots.admits[row.slot]
+            assert admit is not None
+            wanted = admit.params.prompt_logprobs is not None and admit.is_leader
+            if wanted and row.start < admit.num_prompt - 1:
+                logits = self.decoder.logits(hidden[first : first + row.num_tokens])
+                if (part := prompt_logprobs(row, logits, self._slots)) is not None:
+                    found.append(part)
+            first += row.num_tokens
+        return found

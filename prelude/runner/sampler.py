@@ -1,0 +1,116 @@
+"""Sampling of one launch: the parameters of its rows gathered, one vectorised pass, ids back."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from prelude.kernels import sampling
+from prelude.runner.inputs import LaunchInputs
+from prelude.runner.slots import Slots
+from prelude.types.plan import Launch, PromptLogprobs, Row, Sampled
+
+_LOGPROB_ROWS = 64
+
+
+def sample(launch: Launch, inputs: LaunchInputs, logits: Tensor, slots: Slots) -> list[Sampled]:
+    """logits float32 [sampled rows, vocab], in the order of ``inputs.sample_rows``."""
+    rows = [launch.rows[i] for i in inputs.sample_rows]
+    scores = _adjusted(rows, inputs, logits, slots) if launch.key.mode == "full" else logits
+    ids = sampling.greedy(scores) if launch.key.mode == "greedy" else _draw(rows, scores, slots)
+    slots.sampled(inputs.sample_slots, ids)
+    wanted = [slots.params(row.slot).logprobs for row in rows]
+    if all(count is None for count in wanted):
+        return [Sampled(row.seq_id, token) for row, token in zip(rows, ids.tolist(), strict=True)]
+    return _with_logprobs(rows, logits, ids, max(count or 0 for count in wanted))
+
+
+def prompt_logprobs(row: Row, logits: Tensor, slots: Slots) -> PromptLogprobs | None:
+    """Logprobs of the prompt tokens that the new tokens of ``row`` predict; logits float32
+    [row's tokens, vocab]. None if the row predicts none (the end of the prompt)."""
+    admit = slots.admits[row.slot]
+    assert admit is not None
+    first = row.start + 1
+    targets = list(admit.token_ids[first : min(first + row.num_tokens, admit.num_prompt)])
+    if not targets:
+        return None
+    count = admit.params.prompt_logprobs or 0
+    parts = []
+    for i in range(0, len(targets), _LOGPROB_ROWS):
+        ids = torch.tensor(targets[i : i + _LOGPROB_ROWS], device=logits.device)
+        parts.append(sampling.logprobs(logits[i : i + len(ids)], ids, count))
+    own, top_ids, top = (torch.cat(part).tolist() for part in zip(*parts, strict=True))
+    return PromptLogprobs(
+        row.seq_id,
+        first,
+        tuple(targets),
+        tuple(own),
+        tuple(map(tuple, top_ids)),
+        tuple(map(tuple, top)),
+    )
+
+
+def _draw(rows: list[Row], scores: Tensor, slots: Slots) -> Tensor:
+    at = np.array([row.slot for row in rows])
+    index = np.array([_output_index(row, slots) for row in rows], dtype=np.int64)
+
+    def send(array: np.ndarray) -> Tensor:
+        return torch.from_numpy(array).to(slots.device)
+
+    return sampling.filtered(
+        scores,
+        send(slots.temperature[at]),
+        send(slots.top_k[at]),
+        send(slots.top_p[at]),
+        send(slots.min_p[at]),
+        send(slots.seeds[at]),
+        send(index),
+    )
+
+
+def _output_index(row: Row, slots: Slots) -> int:
+    """How many output tokens the row's sequence had before this one: the index of the draw."""
+    admit = slots.admits[row.slot]
+    assert admit is not None
+    return row.start + row.num_tokens - admit.num_prompt
+
+
+def _adjusted(rows: list[Row], inputs: LaunchInputs, logits: Tensor, slots: Slots) -> Tensor:
+    """Penalties and logit bias where a slot has them; EOS forbidden below ``min_tokens``."""
+    if (state := slots.penalties) is not None:
+        at = inputs.sample_slots
+        numpy_at = np.array([row.slot for row in rows])
+        logits = sampling.penalize(
+            logits,
+            state.counts[at],
+            state.prompt[at],
+            torch.from_numpy(slots.presence[numpy_at]).to(slots.device),
+            torch.from_numpy(slots.frequency[numpy_at]).to(slots.device),
+            torch.from_numpy(slots.repetition[numpy_at]).to(slots.device),
+            state.bias[at],
+        )
+    forbidden = [
+        (i, token_id)
+        for i, row in enumerate(rows)
+        if _output_index(row, slots) < slots.params(row.slot).min_tokens
+        for token_id in _ends(row, slots)
+    ]
+    if not forbidden:
+        return logits
+    pairs = torch.tensor(forbidden, dtype=torch.int64, device=slots.device)
+    return sampling.forbid(logits, pairs[:, 0], pairs[:, 1])
+
+
+def _ends(row: Row, slots: Slots) -> tuple[int, ...]:
+    admit = slots.admits[row.slot]
+    assert admit is not None
+    return admit.eos_ids
+
+
+def _with_logprobs(rows: list[Row], logits: Tensor, ids: Tensor, count: int) -> list[Sampled]:
+    own, top_ids, top = (part.tolist() for part in sampling.logprobs(logits, ids, count))
+    return [
+        Sampled(row.seq_id, token, logprob, tuple(tops), tuple(values))
+        for row, token, logprob, tops, values in zip(
+            rows, ids.tolist(), own, top_ids, top, strict=True
+        )
+    ]
