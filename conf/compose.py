@@ -8,10 +8,11 @@ uses are imported here.
 
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, is_dataclass
+from dataclasses import dataclass, is_dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
 from hydra import version
 from hydra._internal.config_repository import CachingConfigRepository, ConfigRepository
 from hydra._internal.config_search_path_impl import ConfigSearchPathImpl
@@ -22,32 +23,23 @@ from hydra.core.override_parser.types import Override
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 from packaging.version import Version
 
+from prelude.conf.command import Command
 from prelude.conf.keys import Key, did_you_mean, list_keys
 
 SCHEMA_SOURCE = "schema default"
 
 _PLAIN_TYPES = {
-    "Integer": "must be a whole number",
-    "Float": "must be a number",
-    "Boolean": "must be true or false",
+    "could not be converted to Integer": "must be a whole number",
+    "could not be converted to Float": "must be a number",
+    "is not a valid bool (type str)": "must be true or false",
 }
 
 
 class ConfigError(ValueError):
     """The configuration is not usable; the message is one line that says what to do."""
-
-
-@dataclass(frozen=True, slots=True)
-class Command:
-    """What a command is configured with: its schema, the YAML file it starts from, and short
-    names for groups (``workload=mix`` for ``bench/serve@_global_=mix``)."""
-
-    schema: type
-    primary: str
-    aliases: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,34 +74,19 @@ def compose(
     the groups and take precedence over ours. Raises ``ConfigError``."""
     overrides = parse_overrides(lines)
     repo = _repository(config_dirs)
-    groups = list_groups(repo)
-    chosen: list[Override] = []
-    assigned: list[Override] = []
-    for override in overrides:
-        is_group = _choose_group(command, override, groups)
-        (chosen if is_group else assigned).append(override)
+    chosen = [override for override in overrides if _is_choice(command, override)]
     for override in chosen:
-        _check_option(repo, override, command)
+        _resolve_choice(command, repo, override)
     tree, origins = _merge_files(command, repo, chosen)
     keys = {key.name: key for key in list_keys(command.schema)}
-    names = [*keys, *(name for name in groups if "/" not in name), *command.aliases]
-    for override in assigned:
-        _apply(tree, override, keys, names, origins)
+    names = [*keys, *command.groups]
+    for override in overrides:
+        if override not in chosen:
+            _apply(tree, override, keys, names, origins)
     for name, value in values.items():
         _assign(tree, name, value, keys, names)
         origins[name] = "argument"
     return Composed(tree, origins)
-
-
-def list_groups(repo: CachingConfigRepository, parent: str = "") -> list[str]:
-    """Every config group, nested ones as ``outer/inner``."""
-    found = []
-    for name in repo.get_group_options(parent, ObjectType.GROUP):
-        path = f"{parent}/{name}" if parent else name
-        inner = list_groups(repo, path)
-        if inner or repo.get_group_options(path, ObjectType.CONFIG):
-            found += [path, *inner]
-    return found
 
 
 def leaves(tree: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -140,28 +117,25 @@ def _repository(config_dirs: Sequence[str | Path]) -> CachingConfigRepository:
     return CachingConfigRepository(ConfigRepository(path))
 
 
-def _choose_group(command: Command, override: Override, groups: list[str]) -> bool:
-    """Whether ``override`` picks a group's option; a command's short name becomes the long one."""
-    if override.key_or_group in command.aliases:
-        group, _, package = command.aliases[override.key_or_group].partition("@")
-        override.key_or_group, override.package = group, package or None
-        return True
+def _is_choice(command: Command, override: Override) -> bool:
+    """Whether ``override`` picks an option of a group; ``server={port: 1}`` sets keys instead."""
     value = override._value
-    return override.key_or_group in groups and (value is None or isinstance(value, str))
+    return override.key_or_group in command.groups and not isinstance(value, dict)
 
 
-def _check_option(repo: CachingConfigRepository, override: Override, command: Command) -> None:
+def _resolve_choice(command: Command, repo: CachingConfigRepository, override: Override) -> None:
+    """Check that the option exists, and give the group the name that Hydra knows."""
     if override.is_sweep_override():
         raise ConfigError(_sweep_message(override))
-    value = override.value()
-    if value is None or override.is_delete():
-        return
-    options = repo.get_group_options(override.key_or_group, ObjectType.CONFIG)
-    if value not in options:
+    value = None if override.package else override.value()
+    group, _, package = command.groups[override.key_or_group].partition("@")
+    options = repo.get_group_options(group, ObjectType.CONFIG)
+    if value not in options or override.is_delete() or override.is_add():
         raise ConfigError(
             f"{override.input_line}: no such option{did_you_mean(str(value), options)}"
             f" (there are {', '.join(options)})"
         )
+    override.key_or_group, override.package = group, package or None
 
 
 def _merge_files(
@@ -185,6 +159,10 @@ def _merge_files(
             origins |= {name: label for name, _ in leaves(part)}
     except HydraException as error:
         raise ConfigError(_one_line(error)) from error
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        where = f"{mark.name}:{mark.line + 1}" if mark else "--config-dir"
+        raise ConfigError(f"{where}: not YAML: {error.problem}") from error
     return tree, origins
 
 
@@ -201,7 +179,7 @@ def _at_package(config: Any, package: str | None) -> DictConfig:
 def _merge(tree: DictConfig, part: DictConfig, label: str, command: Command) -> None:
     try:
         tree.merge_with(part)
-    except ConfigKeyError as error:
+    except (ConfigKeyError, ConfigAttributeError) as error:
         known = [key.name for key in list_keys(command.schema)]
         name = str(error.full_key)
         raise ConfigError(f"{label}: {name}: unknown key{did_you_mean(name, known)}") from error
@@ -217,8 +195,6 @@ def _apply(
     origins: dict[str, str],
 ) -> None:
     name = override.key_or_group
-    if override.package is not None:
-        raise ConfigError(f"{override.input_line}: no config group {name}")
     if override.is_sweep_override():
         raise ConfigError(_sweep_message(override))
     if override.is_delete():
@@ -240,15 +216,16 @@ def _assign(
             raise ConfigError(f"{name}: a group of keys; set one of them, such as {name}.KEY=VALUE")
         raise ConfigError(f"{name}: unknown key{did_you_mean(name, names)}")
     try:
-        OmegaConf.update(tree, name, _for_parent(tree, name, value), merge=True, force_add=is_open)
-    except ConfigKeyError as error:
+        _grow_records(tree, name)
+        OmegaConf.update(tree, name, value, merge=True)
+    except (ConfigKeyError, ConfigAttributeError) as error:
         full = str(error.full_key)
         raise ConfigError(f"{full}: unknown key{did_you_mean(full, names)}") from error
     except OmegaConfBaseException as error:
         raise ConfigError(f"{name}={value}: {_reason(error)}") from error
 
 
-def _for_parent(tree: DictConfig, name: str, value: Any) -> Any:
+def _grow_records(tree: DictConfig, name: str) -> None:
     """A new entry of a mapping of records starts as a record of that type with its defaults."""
     parts = name.split(".")
     for depth in range(1, len(parts)):
@@ -256,7 +233,6 @@ def _for_parent(tree: DictConfig, name: str, value: Any) -> Any:
         element = parent._metadata.element_type if isinstance(parent, DictConfig) else None
         if is_dataclass(element) and parts[depth] not in parent:
             parent[parts[depth]] = OmegaConf.structured(element)
-    return value
 
 
 def _delete(tree: DictConfig, name: str, keys: Mapping[str, Key]) -> None:
@@ -290,8 +266,10 @@ def _unreadable(line: str) -> str:
 def _reason(error: OmegaConfBaseException) -> str:
     """The first line of OmegaConf's message; what could not be converted, in plain words."""
     message = str(error.msg or error).splitlines()[0]
-    wanted = message.rpartition("could not be converted to ")[2]
-    return _PLAIN_TYPES.get(wanted, message)
+    for ending, plain in _PLAIN_TYPES.items():
+        if message.endswith(ending):
+            return plain
+    return message
 
 
 def _one_line(error: Exception) -> str:

@@ -14,7 +14,10 @@ from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from enum import Enum
 from typing import Any
 
-_PLAIN_TEXT = re.compile(r"[\w./~@%+:-]+(?: +[\w./~@%+:-]+)*")
+# What the override grammar reads as text without quotes: addresses, paths, names.
+_PLAIN_TEXT = re.compile(
+    r"\d+(\.\d+){3}|(?!(null|true|false|inf|nan)$)[a-z_/.~]+[\w./~@%+:-]*", re.A | re.I
+)
 _FIELD_LINE = re.compile(r"^    (\w+): .+?  # (.+)$", re.MULTILINE)
 
 

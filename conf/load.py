@@ -5,8 +5,10 @@ Everything below receives ``Config``; only this package knows Hydra and OmegaCon
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from enum import Enum
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,7 +16,8 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from prelude.conf.checks import check_config
-from prelude.conf.compose import SCHEMA_SOURCE, Command, Composed, ConfigError, compose, leaves
+from prelude.conf.command import ENGINE, Command
+from prelude.conf.compose import SCHEMA_SOURCE, Composed, ConfigError, compose, leaves
 from prelude.conf.keys import list_keys, show
 from prelude.conf.schema import Config
 
@@ -31,8 +34,6 @@ __all__ = [
 
 T = TypeVar("T")
 Overrides = Sequence[str] | Mapping[str, Any]
-
-ENGINE = Command(Config, "config")
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +109,7 @@ def _split(command: Command, overrides: Mapping[str, Any]) -> tuple[list[str], d
             is_branch = any(key.startswith(f"{full}.") for key in keys)
             if isinstance(value, Mapping) and is_branch:
                 visit(f"{full}.", value)
-            elif isinstance(value, str) and full not in keys and "." not in full:
+            elif isinstance(value, str) and full in command.groups and full not in keys:
                 lines.append(f"{full}={value}")
             else:
                 values[full] = _plain(value)
@@ -118,7 +119,14 @@ def _split(command: Command, overrides: Mapping[str, Any]) -> tuple[list[str], d
 
 
 def _plain(value: Any) -> Any:
-    return str(value) if isinstance(value, Path) else value
+    """A Python value such that composition keeps it: texts are not read for ``${...}``."""
+    if isinstance(value, Mapping):
+        return {name: _plain(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, str | Path) and not isinstance(value, Enum):
+        return re.sub(r"(\\*)\$\{", r"\1\1\\${", str(value))
+    return value
 
 
 def _to_object(composed: Composed) -> Any:

@@ -1,7 +1,7 @@
 """``prelude config``: what a command would run with, and why each value is what it is."""
 
-from prelude.commands.parser import CommandParser, engine_groups
-from prelude.conf.schema import Config
+from prelude.commands.parser import CommandParser
+from prelude.conf.command import ENGINE
 
 EXAMPLES = (
     "prelude config preset=latency server.port=9000",
@@ -14,13 +14,12 @@ def run(argv: list[str]) -> int:
         "config",
         "Print every key with its value and where the value came from. A line is itself an"
         " override.",
-        schema=Config,
-        groups=engine_groups(),
+        command=ENGINE,
         examples=EXAMPLES,
     )
     args = parser.parse_intermixed_args(argv)
 
-    from prelude.conf.load import ENGINE, config_digest, explain, load_config
+    from prelude.conf.load import config_digest, explain, load_config
 
     values = explain(ENGINE, args.overrides, config_dirs=args.config_dir)
     digest = config_digest(load_config(args.overrides, config_dirs=args.config_dir))

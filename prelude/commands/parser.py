@@ -3,22 +3,22 @@ text that lists the groups and keys of the command's schema.
 """
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from importlib.resources import files
 
+from prelude.conf.command import Command
 from prelude.conf.keys import list_keys, show
 
 
 class CommandParser(argparse.ArgumentParser):
-    """``prelude NAME``. With a ``schema`` it takes overrides and ``--config-dir``."""
+    """``prelude NAME``. With a ``command`` it takes overrides and ``--config-dir``."""
 
     def __init__(
         self,
         name: str,
         description: str,
         *,
-        schema: type | None = None,
-        groups: Mapping[str, str] | None = None,
+        command: Command | None = None,
         examples: Sequence[str] = (),
     ) -> None:
         super().__init__(
@@ -27,10 +27,9 @@ class CommandParser(argparse.ArgumentParser):
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
         )
-        self._schema = schema
-        self._groups = groups if groups is not None else {}
+        self._command = command
         self._examples = examples
-        if schema is not None:
+        if command is not None:
             self.add_argument(
                 "overrides",
                 nargs="*",
@@ -54,19 +53,10 @@ class CommandParser(argparse.ArgumentParser):
         sections = []
         if self._examples:
             sections += ["examples:", *(f"  {line}" for line in self._examples), ""]
-        if self._groups:
-            sections += ["groups:", *_group_lines(self._groups), ""]
-        if self._schema is not None:
-            sections += ["keys:", *_key_lines(self._schema)]
+        if self._command is not None:
+            sections += ["groups:", *_group_lines(self._command), ""]
+            sections += ["keys:", *_key_lines(self._command.schema)]
         return "\n".join(sections)
-
-
-def engine_groups() -> dict[str, str]:
-    """Name to folder of the groups that every engine configuration has."""
-    groups = (
-        "preset model runner attention graphs cache batcher sampling server log"  # reading order
-    )
-    return {name: name for name in groups.split()}
 
 
 def options(folder: str) -> list[str]:
@@ -75,8 +65,11 @@ def options(folder: str) -> list[str]:
     return sorted(name.removesuffix(".yaml") for name in names if name.endswith(".yaml"))
 
 
-def _group_lines(groups: Mapping[str, str]) -> list[str]:
-    return [f"  {name + '=':<14}{' | '.join(options(folder))}" for name, folder in groups.items()]
+def _group_lines(command: Command) -> list[str]:
+    return [
+        f"  {name + '=':<14}{' | '.join(options(group.partition('@')[0]))}"
+        for name, group in command.groups.items()
+    ]
 
 
 def _key_lines(schema: type) -> list[str]:

@@ -1,7 +1,7 @@
 """``prelude serve``: the HTTP server and its engine."""
 
-from prelude.commands.parser import CommandParser, engine_groups
-from prelude.conf.schema import Config
+from prelude.commands.parser import CommandParser
+from prelude.conf.command import ENGINE
 
 EXAMPLES = (
     "prelude serve",
@@ -14,8 +14,7 @@ def run(argv: list[str]) -> int:
     parser = CommandParser(
         "serve",
         "Answer OpenAI-compatible requests over HTTP until SIGINT or SIGTERM.",
-        schema=Config,
-        groups=engine_groups(),
+        command=ENGINE,
         examples=EXAMPLES,
     )
     args = parser.parse_intermixed_args(argv)

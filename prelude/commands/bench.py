@@ -1,0 +1,88 @@
+"""``prelude bench WHAT``: one run in this process, or with ``-m`` a sweep of runs."""
+
+import importlib
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+from prelude.commands.parser import CommandParser
+from prelude.conf.command import BENCH_ENGINE, BENCH_SERVE, Command
+
+
+class Bench(NamedTuple):
+    module: str
+    command: Command
+    summary: str
+    examples: tuple[str, ...]
+
+
+BENCHES = {
+    "serve": Bench(
+        "prelude.bench.serve",
+        BENCH_SERVE,
+        "Load a running OpenAI-compatible server and report its latencies and throughput.",
+        (
+            "prelude bench serve workload=smoke",
+            "prelude bench serve base_url=http://127.0.0.1:9000/v1 rate=4 num_requests=500",
+            "prelude bench serve -m rate=1,2,4,8",
+        ),
+    ),
+    "engine": Bench(
+        "prelude.bench.engine",
+        BENCH_ENGINE,
+        "Time the engine's steps in this process against the machine's floor.",
+        (
+            "prelude bench engine",
+            "prelude bench engine model=qwen3_0_6b workload=full",
+            "prelude bench engine -m runner.threads=1,2",
+        ),
+    ),
+}
+
+
+def run(argv: list[str]) -> int:
+    if not argv or argv[0] not in BENCHES:
+        return _usage(argv)
+    name, bench = argv[0], BENCHES[argv[0]]
+    parser = CommandParser(
+        f"bench {name}", bench.summary, command=bench.command, examples=bench.examples
+    )
+    parser.add_argument(
+        "-m",
+        "--multirun",
+        action="store_true",
+        help="one run, in a process of its own, for every combination of KEY=A,B,C"
+        " or KEY=range(1,9)",
+    )
+    parser.add_argument(
+        "--out", type=Path, metavar="FOLDER", help="of a sweep's results; default: runs/..."
+    )
+    args = parser.parse_intermixed_args(argv[1:])
+    if args.out is not None and not args.multirun:
+        parser.error("--out is for sweeps (-m); a single run takes result=FILE")
+    if args.multirun:
+        from prelude.commands.sweep import sweep
+
+        return sweep(name, bench.command, args.overrides, args.config_dir, args.out)
+
+    from prelude.conf.load import load
+
+    config: Any = load(
+        bench.command, bench.command.schema, args.overrides, config_dirs=args.config_dir
+    )
+    module = importlib.import_module(bench.module)
+    cast(Callable[[Any], dict[str, Any]], module.run)(config)
+    return 0
+
+
+def _usage(argv: list[str]) -> int:
+    is_help = bool(argv) and argv[0] in ("-h", "--help")
+    out = sys.stdout if is_help else sys.stderr
+    if argv and not is_help:
+        print(f"prelude: error: bench {argv[0]}: unknown benchmark", file=out)
+    print("usage: prelude bench NAME [-m] [GROUP=OPTION | KEY=VALUE ...]\n", file=out)
+    for name, bench in BENCHES.items():
+        print(f"  {name:<8}{bench.summary}", file=out)
+    print("\nprelude bench NAME --help lists the groups and keys that NAME takes.", file=out)
+    return 0 if is_help else 2
