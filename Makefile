@@ -22,7 +22,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 CODE := prelude graphs kernels conf server tests benchmarks
 
-.PHONY: help install dev serve test test-slow lint format bench demo-train constraints clean
+.PHONY: help install dev serve test test-slow lint format bench demo-train docs constraints clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -54,6 +54,13 @@ bench: .venv/.dev ## time the engine's steps against the machine's floor
 
 demo-train: .venv/.dev ## train the demo model again; resumes from runs/demo
 	$(BIN)/python -m benchmarks.demo.train runs/demo $(ARGS)
+
+docs: .venv/.installed ## write the table of keys in docs/configuration.md again
+	$(BIN)/prelude config --reference > docs/keys.new
+	awk '/<!-- end of keys -->/ {skip = 0} !skip {print} \
+		/<!-- keys -->/ {skip = 1; while ((getline line < "docs/keys.new") > 0) print line}' \
+		docs/configuration.md > docs/page.new
+	mv docs/page.new docs/configuration.md && rm docs/keys.new
 
 constraints: .venv/.dev ## pin the versions that .venv has
 	(sed -n '/^#/p' constraints.txt; $(PIP) freeze --exclude-editable | sed 's/+cpu$$//') \

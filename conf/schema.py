@@ -70,7 +70,7 @@ class ModelConfig:
 class RunnerConfig:
     """Where and how wide the model runs."""
 
-    device: Device = Device.auto
+    device: Device = Device.auto  # auto: cuda where there is one, else cpu
     threads: int | None = None  # CPU compute threads; default: the cores this process may use
     max_seqs: int = 64  # slots: sequences that may be resident at once
 

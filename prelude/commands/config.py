@@ -2,6 +2,7 @@
 
 from prelude.commands.parser import CommandParser
 from prelude.conf.command import ENGINE
+from prelude.conf.keys import list_keys, show
 
 EXAMPLES = (
     "prelude config preset=latency server.port=9000",
@@ -17,7 +18,15 @@ def run(argv: list[str]) -> int:
         command=ENGINE,
         examples=EXAMPLES,
     )
+    parser.add_argument(
+        "--reference",
+        action="store_true",
+        help="print instead every key's default, type and meaning, as a Markdown table",
+    )
     args = parser.parse_intermixed_args(argv)
+    if args.reference:
+        print("\n".join(_reference()))
+        return 0
 
     from prelude.conf.load import config_digest, explain, load_config
 
@@ -27,3 +36,11 @@ def run(argv: list[str]) -> int:
     for value in values:
         print(f"{value.name + '=' + value.text:<48} # {value.origin}")
     return 0
+
+
+def _reference() -> list[str]:
+    rows = ["| key | default | type | meaning |", "|---|---|---|---|"]
+    for key in list_keys(ENGINE.schema):
+        cells = (f"`{key.name}`", show(key.default), key.kind, key.help)
+        rows.append(f"| {' | '.join(cell.replace('|', '&#124;') for cell in cells)} |")
+    return rows
