@@ -30,8 +30,8 @@ class Clock:
         return self.time_s
 
     async def sleep_until(self, time_s: float) -> None:
+        await asyncio.sleep(0)  # what is due now runs now
         self.time_s = max(self.time_s, time_s)
-        await asyncio.sleep(0)
 
     async def looked(self, looks: int) -> None:
         while self.looks < looks:
@@ -66,7 +66,8 @@ def usage(prompt: int, completion: int, cached: int = 0) -> bytes:
 
 @dataclass(slots=True)
 class Answer:
-    """What the server does with one request. ``hang`` never ends it; ``drop`` cuts it."""
+    """What the server does with one request. ``hang`` never ends it; ``drop`` cuts it
+    off; ``close`` ends it with the connection; status 0 says nothing at all."""
 
     chunks: list[Chunk] = field(default_factory=list)
     status: int = 200
@@ -75,6 +76,8 @@ class Answer:
     drop: bool = False
     close: bool = False
 
+
+MODELS = Answer(body=b'{"object": "list", "data": [{"id": "tiny"}]}')
 
 Handler = Callable[[dict[str, Any]], Answer]
 
@@ -91,7 +94,9 @@ def stream_of(tokens: int, *, ttft_s: float = 0.0, gap_s: float = 0.0) -> Answer
 class Server:
     """Answers GET /v1/models itself and every POST by ``handler``."""
 
-    def __init__(self, handler: Handler, clock: Clock | None = None) -> None:
+    def __init__(
+        self, handler: Handler, clock: Clock | None = None, *, models: Answer = MODELS
+    ) -> None:
         self.requests: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
         self.num_connections = 0
@@ -99,6 +104,7 @@ class Server:
         self.base_url = ""
         self._handler = handler
         self._clock = clock
+        self._models = models
         self._tasks: set[asyncio.Task[None]] = set()
 
     @asynccontextmanager
@@ -125,7 +131,7 @@ class Server:
                 method, path, headers = head
                 body = await reader.readexactly(int(headers.get("content-length", "0")))
                 if method == "GET" and path == "/v1/models":
-                    answer = Answer(body=b'{"object": "list", "data": [{"id": "tiny"}]}')
+                    answer = self._models
                 else:
                     self.headers.append(headers)
                     self.requests.append({"path": path, **json.loads(body)})
@@ -149,6 +155,8 @@ class Server:
     async def _answer(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, answer: Answer
     ) -> None:
+        if not answer.status:
+            return
         streams = bool(answer.chunks) or answer.hang or answer.drop
         if answer.close:
             framing = "Connection: close"

@@ -70,7 +70,7 @@ def publish(result: results.Result, path: str | None) -> dict[str, Any]:
         Path(path).write_text(line + "\n")
     sys.stderr.flush()
     print(line, flush=True)
-    document: dict[str, Any] = msgspec.to_builtins(result)
+    document: dict[str, Any] = msgspec.json.decode(line)
     return document
 
 

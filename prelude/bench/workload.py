@@ -43,7 +43,7 @@ class Workload:
 
     def __init__(self, config: ServeBenchConfig) -> None:
         if not config.classes:
-            raise ValueError("classes: none given; choose a preset, such as bench/serve=chat")
+            raise ValueError("classes: none given; choose a workload, such as workload=chat")
         if any(traffic.weight < 0 for traffic in config.classes.values()):
             raise ValueError("classes: weights must not be negative")
         if not any(traffic.weight for traffic in config.classes.values()):
