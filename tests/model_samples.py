@@ -201,13 +201,14 @@ class Paged:
         hidden = self.decoder(
             torch.tensor(ids), torch.tensor(positions), self.kv, self._meta(rows, slots)
         )
+        logits = self.decoder.logits(hidden)
         results = []
-        for (index, count), logits in zip(
-            rows, self.decoder.logits(hidden).split([count for _, count in rows]), strict=True
-        ):
+        first = 0
+        for index, count in rows:
             if index >= 0:
-                results.append((index, self.done[index], logits))
+                results.append((index, self.done[index], logits[first : first + count]))
                 self.done[index] += count
+            first += count
         return results
 
     def _meta(self, rows: Sequence[tuple[int, int]], slots: list[int]) -> AttentionMeta:

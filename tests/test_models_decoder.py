@@ -55,7 +55,7 @@ def worst_difference(decoder: Decoder, expected: list[Tensor], ids: list[list[in
         for index, first, logits in paged.step(rows):
             wanted = expected[index][first : first + logits.shape[0]]
             worst = max(worst, float((logits - wanted).abs().max()))
-    assert paged.done == [sum(n for i, n in sum(STEPS, []) if i == s) for s in range(3)]
+    assert paged.done == list(LENGTHS)
     return worst
 
 

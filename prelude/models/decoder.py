@@ -123,6 +123,7 @@ class Decoder(nn.Module):
     """
 
     layer_fn: LayerFn
+    lm_head: nn.Parameter  # only where the head is not tied
 
     def __init__(self, spec: ModelSpec, dtype: torch.dtype, device: torch.device) -> None:
         super().__init__()

@@ -67,7 +67,7 @@ def read_rope(
     """
     params = _merged(config)
     rope_type = params.get("rope_type", params.get("type", "default"))
-    if rope_type not in ROPE_TYPES:
+    if not isinstance(rope_type, str) or rope_type not in ROPE_TYPES:
         raise ValueError(
             f"config.json: rope type {rope_type!r} is not supported; "
             f"supported: {', '.join(ROPE_TYPES)}"
@@ -168,6 +168,6 @@ def _rotary_dim(params: Mapping[str, Any], head_dim: int, partial_rotary: bool) 
 
 def _number(params: Mapping[str, Any], key: str, default: float | None = None) -> float:
     value = params.get(key, default)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
         raise ValueError(f"config.json: rope {key} must be a positive number, not {value!r}")
     return float(value)

@@ -195,21 +195,22 @@ def token_ids(config: Mapping[str, Any], key: str) -> tuple[int, ...]:
 def _family(config: Mapping[str, Any]) -> tuple[str, Family]:
     supported = ", ".join(FAMILIES)
     model_type = config.get("model_type")
-    names = config.get("architectures") or [
+    listed = config.get("architectures") or [
         name for name, family in FAMILIES.items() if family.model_type == model_type
     ]
-    if len(names) != 1 or names[0] not in FAMILIES:
+    name = listed[0] if isinstance(listed, list) and len(listed) == 1 else None
+    if not isinstance(name, str) or name not in FAMILIES:
         raise ValueError(
             f"config.json: architectures={config.get('architectures')} with "
             f"model_type={model_type!r} is not supported; supported: {supported}"
         )
-    family = FAMILIES[names[0]]
+    family = FAMILIES[name]
     if model_type not in (None, family.model_type):
         raise ValueError(
-            f"config.json: architecture {names[0]} goes with model_type "
+            f"config.json: architecture {name} goes with model_type "
             f"{family.model_type!r}, not {model_type!r}"
         )
-    return names[0], family
+    return name, family
 
 
 def _check_keys(config: Mapping[str, Any], architecture: str, family: Family) -> None:
@@ -273,12 +274,18 @@ def _windows(config: Mapping[str, Any], family: Family) -> tuple[int, ...]:
         window = 0
     types = config.get("layer_types")
     if types is None:
-        first = config.get("max_window_layers", 28) if family.windows == "layers" else 0
+        first = 0
+        if window and family.windows == "layers":
+            first = _size(config, "max_window_layers", 28, minimum=0)
         return tuple(window if index >= first else 0 for index in range(num_layers))
     allowed = {"full_attention"} | ({"sliding_attention"} if window else set())
     if family.windows == "all" and window:
         allowed = {"sliding_attention"}
-    if len(types) != num_layers or not set(types) <= allowed:
+    if (
+        not isinstance(types, list)
+        or len(types) != num_layers
+        or any(kind not in allowed for kind in map(str, types))
+    ):
         raise ValueError(
             f"config.json: layer_types must name {num_layers} layers, each one of "
             f"{sorted(allowed)} for this model, not {types}"
@@ -312,9 +319,11 @@ def _flag(config: Mapping[str, Any], rule: bool | str) -> bool:
     return value
 
 
-def _size(config: Mapping[str, Any], key: str, default: int | None = None) -> int:
+def _size(config: Mapping[str, Any], key: str, default: int | None = None, minimum: int = 1) -> int:
     value = config.get(key)
     value = default if value is None else value
-    if type(value) is not int or value < 1:
-        raise ValueError(f"config.json: {key} must be a positive whole number, not {value!r}")
+    if type(value) is not int or value < minimum:
+        raise ValueError(
+            f"config.json: {key} must be a whole number of at least {minimum}, not {value!r}"
+        )
     return value
