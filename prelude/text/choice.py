@@ -75,7 +75,7 @@ class ChoiceText:
         printed.append(self._print(self._detokenizer.flush()))
         if self._stops.match is not None:
             return self._matched(event, "".join(printed))
-        return self._finished(event, "".join(printed), end)
+        return self._finished(event, "".join(printed))
 
     def _end_token(self, event: TokenEvent) -> int | None:
         """The token that ended the choice, which is not part of its text."""
@@ -98,10 +98,13 @@ class ChoiceText:
             event, text, stop_reason=self._stops.match.stop, truncate_at=self.num_tokens
         )
 
-    def _finished(self, event: TokenEvent, text: str, end: int | None) -> TextDelta:
+    def _finished(self, event: TokenEvent, text: str) -> TextDelta:
         text += self._stops.flush()
         self.finish_reason = event.finish_reason
-        return self._delta(event, text, stop_reason=event.stop_reason)
+        stop = event.stop_reason
+        if stop in self._tokenizer.eos_ids and stop not in self._params.stop_token_ids:
+            stop = None  # the text just ended
+        return self._delta(event, text, stop_reason=stop)
 
     def _delta(
         self,

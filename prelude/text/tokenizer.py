@@ -68,6 +68,10 @@ class Tokenizer:
     def has_chat_template(self) -> bool:
         return bool(self._templates)
 
+    def template_mentions(self, word: str) -> bool:
+        """Whether any chat template's source has ``word`` in it, such as a role's name."""
+        return any(word in template.source for template in self._templates.values())
+
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
         """Ids of ``text``. tokenizer.json alone says which special tokens go around it."""
         ids: list[int] = self.backend.encode(text, add_special_tokens=add_special_tokens).ids

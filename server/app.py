@@ -1,0 +1,68 @@
+"""The Starlette application: routes, error shapes, and the services they share."""
+
+import time
+from pathlib import Path
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.routing import Route
+
+from prelude.client.client import EngineClient, EngineDeadError
+from prelude.conf.schema import Config
+from prelude.server import routes
+from prelude.server.chat import chat_completions
+from prelude.server.completions import completions
+from prelude.server.errors import ApiError, on_api_error, on_bug, on_engine_dead, on_http_error
+from prelude.server.fields import FieldChecker
+from prelude.server.lifecycle import Lifecycle
+from prelude.server.metrics import Metrics
+from prelude.server.observe import ObserveMiddleware
+from prelude.server.page import page_routes
+from prelude.server.services import Services
+from prelude.text.tokenizer import Tokenizer
+
+
+def build_app(client: EngineClient, tokenizer: Tokenizer, config: Config) -> Starlette:
+    """The HTTP front of one engine. ``app.state.services`` holds what the routes share; its
+    ``lifecycle`` is what a server drains."""
+    model_name = config.model.name or Path(config.model.path).name
+    metrics = Metrics(client, model_name)
+    app = Starlette(
+        routes=_routes(),
+        middleware=[Middleware(ObserveMiddleware, on_response=metrics.responded)],
+        exception_handlers={
+            ApiError: on_api_error,
+            HTTPException: on_http_error,
+            EngineDeadError: on_engine_dead,
+            Exception: on_bug,
+        },
+    )
+    app.state.services = Services(
+        client=client,
+        tokenizer=tokenizer,
+        config=config,
+        metrics=metrics,
+        lifecycle=Lifecycle(),
+        fields=FieldChecker(config.server.strict, metrics.unknown_field),
+        model_name=model_name,
+        created_s=int(time.time()),
+    )
+    return app
+
+
+def _routes() -> list[Route]:
+    return [
+        Route("/v1/chat/completions", chat_completions, methods=["POST"]),
+        Route("/v1/completions", completions, methods=["POST"]),
+        Route("/v1/models", routes.list_models, methods=["GET"]),
+        Route("/v1/models/{model:path}", routes.get_model, methods=["GET"]),
+        Route("/tokenize", routes.tokenize, methods=["POST"]),
+        Route("/detokenize", routes.detokenize, methods=["POST"]),
+        Route("/health", routes.ready, methods=["GET"]),
+        Route("/health/live", routes.live, methods=["GET"]),
+        Route("/health/ready", routes.ready, methods=["GET"]),
+        Route("/version", routes.version, methods=["GET"]),
+        Route("/metrics", routes.metrics, methods=["GET"]),
+        *page_routes(),
+    ]

@@ -1,0 +1,135 @@
+"""POST /v1/completions."""
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+
+from prelude.server.echo import Echo
+from prelude.server.generation import Generation
+from prelude.server.legacy_logprobs import Row, legacy_logprobs, output_row
+from prelude.server.prompts import check_fits, encode_prompts
+from prelude.server.protocol import CompletionRequest
+from prelude.server.reply import Answer, Envelope, respond, wants_usage
+from prelude.server.sampling import sampling_params
+from prelude.server.services import read_body, services_of
+from prelude.text.choice import TextDelta
+from prelude.text.logprobs import LogprobEntry
+
+_encode = msgspec.json.encode
+
+
+async def completions(request: Request) -> Response:
+    arrival_s = time.monotonic()
+    services = services_of(request)
+    body = services.fields.decode(await read_body(request), CompletionRequest)
+    services.check_model(body.model)
+    engine = services.engine()
+    include_usage = wants_usage(body)
+    prompts = await encode_prompts(services.tokenizer, body)
+    params = [
+        sampling_params(body, services.defaults, check_fits(len(ids), engine.max_len, "prompt"))
+        for _, ids in prompts
+    ]
+    services.metrics.prepare_seconds.inc(time.monotonic() - arrival_s)
+    prompt_only = body.max_tokens == 0
+    generation = Generation(
+        services,
+        [ids for _, ids in prompts],
+        params,
+        arrival_s=arrival_s,
+        continues=True,
+        cache_salt=body.cache_salt or "",
+        prompt_only=prompt_only,
+    )
+    envelope = Envelope.make(request, services, "cmpl", "text_completion", "text_completion")
+    echo = Echo(services.tokenizer, prompts, generation, params[0]) if body.echo else None
+    reply = CompletionReply(envelope, generation, include_usage, echo, prompt_only)
+    return await respond(request, services, generation, reply, bool(body.stream))
+
+
+class CompletionReply:
+    """``prompt_only`` (``echo`` with ``max_tokens`` 0) keeps the one generated token to itself."""
+
+    def __init__(
+        self,
+        envelope: Envelope,
+        generation: Generation,
+        include_usage: bool,
+        echo: Echo | None,
+        prompt_only: bool,
+    ) -> None:
+        self._envelope = envelope
+        self._generation = generation
+        self._include_usage = include_usage
+        self._echo = echo
+        self._prompt_only = prompt_only
+        self._prefix = envelope.chunk_prefix()
+        self._suffix = b'}],"usage":null}\n\n' if include_usage else b"}]}\n\n"
+        self._echoed: set[int] = set()
+
+    def opening(self) -> bytes:
+        return b""
+
+    def delta(self, delta: TextDelta) -> bytes:
+        if self._prompt_only:
+            return b""
+        rows = self._rows(delta.index, delta.logprobs)
+        return self._echo_chunk(delta.index) + self._chunk(delta.index, delta.text, rows, b"null")
+
+    def finish(self, delta: TextDelta, timings: dict[str, float] | None) -> bytes:
+        reason = "length" if self._prompt_only else delta.finish_reason
+        tail = _encode(reason)
+        if delta.stop_reason is not None and not self._prompt_only:
+            tail += b',"stop_reason":' + _encode(delta.stop_reason)
+        chunk = self._echo_chunk(delta.index) + self._chunk(delta.index, "", [], tail)
+        if timings is None or self._include_usage:
+            return chunk
+        return chunk.removesuffix(b"}\n\n") + b',"timings":' + _encode(timings) + b"}\n\n"
+
+    def usage(self) -> bytes:
+        return self._envelope.usage_chunk(self._generation) if self._include_usage else b""
+
+    def body(self, answers: list[Answer]) -> dict[str, Any]:
+        choices = [self._choice(index, answer) for index, answer in enumerate(answers)]
+        return {**self._envelope.head(self._envelope.body_object), "choices": choices}
+
+    def _choice(self, index: int, answer: Answer) -> dict[str, Any]:
+        if self._prompt_only:
+            answer = Answer(finish_reason="length")
+        text, rows = "", []
+        if self._echo is not None:
+            text, rows = self._echo.text(index), self._echo.rows(index)
+        rows = [*rows, *self._rows(index, answer.logprobs)]
+        return {
+            "index": index,
+            "text": text + answer.text,
+            "logprobs": legacy_logprobs(rows) if rows else None,
+            "finish_reason": answer.finish_reason,
+            "stop_reason": answer.stop_reason,
+        }
+
+    def _rows(self, index: int, entries: Sequence[LogprobEntry]) -> list[Row]:
+        base = 0 if self._echo is None else len(self._echo.text(index))
+        return [output_row(entry, base) for entry in entries]
+
+    def _echo_chunk(self, index: int) -> bytes:
+        """The prompt, once, before a choice's first chunk."""
+        if self._echo is None or index in self._echoed:
+            return b""
+        self._echoed.add(index)
+        return self._chunk(index, self._echo.text(index), self._echo.rows(index), b"null")
+
+    def _chunk(self, index: int, text: str, rows: list[Row], reason: bytes) -> bytes:
+        logprobs = b'"logprobs":' + _encode(legacy_logprobs(rows)) + b"," if rows else b""
+        return b'%b%d,"text":%b,%b"finish_reason":%b%b' % (
+            self._prefix,
+            index,
+            _encode(text),
+            logprobs,
+            reason,
+            self._suffix,
+        )

@@ -1,0 +1,136 @@
+"""Errors as OpenAI's clients expect them: a status and a body with message, type, param, code.
+
+Everything that can go wrong with a request becomes an ``ApiError``; one place turns it into a
+response, or into the last event of a stream that has already begun.
+"""
+
+import re
+from collections.abc import Mapping
+
+import msgspec
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from prelude.client.client import EngineDeadError
+
+RETRY_AFTER_S = 1
+
+_TYPES = {
+    400: "invalid_request_error",
+    404: "not_found_error",
+    405: "invalid_request_error",
+    413: "invalid_request_error",
+    429: "rate_limit_error",
+    503: "service_unavailable_error",
+}
+
+
+class ApiError(Exception):
+    """``param`` names the request field at fault, ``code`` is for programs."""
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+        self.param = param
+        self.code = code
+        self.headers = dict(headers or {})
+
+    def body(self) -> bytes:
+        kind = _TYPES.get(self.status, "server_error")
+        error = {"message": self.message, "type": kind, "param": self.param, "code": self.code}
+        return msgspec.json.encode({"error": error})
+
+    def response(self) -> Response:
+        return Response(self.body(), self.status, self.headers, "application/json")
+
+
+def invalid(param: str, message: str, code: str | None = "invalid_value") -> ApiError:
+    """A 400 that names the field."""
+    return ApiError(400, f"{param}: {message}", param=param, code=code)
+
+
+def unsupported(param: str, message: str) -> ApiError:
+    """A 400 for a field we know and do not honour."""
+    return invalid(param, message, code="unsupported_parameter")
+
+
+def from_value_error(error: ValueError) -> ApiError:
+    """``field: what is wrong``, as the types below the server say it."""
+    message = str(error)
+    field = re.match(r"([a-z_]+): ", message)
+    param = field.group(1) if field else None
+    return ApiError(400, message, param=param, code="invalid_value")
+
+
+def from_msgspec(error: msgspec.DecodeError) -> ApiError:
+    """A broken body, or a field of the wrong type: ``... - at `$.messages[0].role```."""
+    message = str(error)
+    if not isinstance(error, msgspec.ValidationError):
+        return ApiError(400, f"the body is not valid JSON: {message}", code="invalid_json")
+    what, _, path = message.partition(" - at `")
+    missing = re.match(r"Object missing required field `(\w+)`", what)
+    steps = path.rstrip("`").removeprefix("key in ").removeprefix("$")
+    parts = [part for part in re.split(r"[.\[\]]+", steps) if part]
+    if missing:
+        parts.append(missing.group(1))
+        return invalid(".".join(parts), "is required", code="missing_required_parameter")
+    what = what.replace("`", "")
+    if not parts:
+        return ApiError(400, f"the body is not valid: {what}", code="invalid_type")
+    return invalid(".".join(parts), what, code="invalid_type")
+
+
+def engine_gone(error: EngineDeadError) -> ApiError:
+    return ApiError(503, f"the engine is not running: {error}", code="engine_dead")
+
+
+def internal_error() -> ApiError:
+    return ApiError(500, "internal error; the server's log has details", code="internal")
+
+
+def retry_later(message: str, code: str, status: int = 503) -> ApiError:
+    return ApiError(status, message, code=code, headers={"retry-after": str(RETRY_AFTER_S)})
+
+
+def from_engine(message: str) -> ApiError:
+    """What the engine said of a request it did not serve."""
+    if message.startswith("overloaded"):
+        return retry_later(message, "rate_limit_exceeded", 429)
+    if re.match(r"[a-z_]+: ", message):
+        return from_value_error(ValueError(message))
+    return ApiError(500, message, code="engine_error")
+
+
+async def on_api_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, ApiError)
+    return error.response()
+
+
+async def on_http_error(request: Request, error: Exception) -> Response:
+    """Starlette's own refusals: unknown paths and methods."""
+    assert isinstance(error, HTTPException)
+    message = {
+        404: f"there is nothing at {request.url.path}",
+        405: f"{request.method} is not allowed at {request.url.path}",
+    }.get(error.status_code, error.detail)
+    return ApiError(error.status_code, message, headers=error.headers).response()
+
+
+async def on_engine_dead(request: Request, error: Exception) -> Response:
+    assert isinstance(error, EngineDeadError)
+    return engine_gone(error).response()
+
+
+async def on_bug(request: Request, error: Exception) -> Response:
+    """The traceback is logged by the server; the client learns only that it was our fault."""
+    return internal_error().response()

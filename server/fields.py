@@ -1,0 +1,134 @@
+"""Which request fields we know, and what becomes of those we do not honour.
+
+Known and unsupported: refused, unless the value asks for nothing. Known and without effect on
+the answer: accepted. Unknown: accepted, counted and warned about once, or refused when strict.
+"""
+
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeVar
+
+import msgspec
+
+from prelude.server.errors import ApiError, from_msgspec, invalid, unsupported
+
+T = TypeVar("T", bound=msgspec.Struct)
+
+logger = logging.getLogger(__name__)
+
+_MAX_UNKNOWN = 64
+
+# Fields that are for the caller's own books, or that state what we do anyway.
+WITHOUT_EFFECT = frozenset(
+    {
+        "metadata",
+        "parallel_tool_calls",
+        "prompt_cache_key",
+        "safety_identifier",
+        "service_tier",
+        "user",
+    }
+)
+
+# Field: the values, besides null, that ask for nothing.
+UNSUPPORTED: Mapping[str, tuple[Any, ...]] = {
+    "allowed_token_ids": ([],),
+    "audio": (),
+    "bad_words": ([],),
+    "best_of": (1,),
+    "chat_template": (),
+    "documents": ([],),
+    "early_stopping": (False,),
+    "function_call": ("none", "auto"),
+    "functions": ([],),
+    "grammar": (),
+    "guided_choice": (),
+    "guided_grammar": (),
+    "guided_json": (),
+    "guided_regex": (),
+    "input_audio": (),
+    "json_schema": (),
+    "kv_transfer_params": (),
+    "length_penalty": (1,),
+    "logits_processors": ([],),
+    "modalities": ([], ["text"]),
+    "prediction": (),
+    "priority": (0,),
+    "prompt_embeds": (),
+    "prompt_logprobs": (),
+    "regex": (),
+    "response_format": ({"type": "text"},),
+    "return_token_ids": (False,),
+    "return_tokens_as_token_ids": (False,),
+    "store": (False,),
+    "structured_outputs": (),
+    "suffix": ("",),
+    "tool_choice": ("none", "auto"),
+    "tools": ([],),
+    "truncate_prompt_tokens": (),
+    "use_beam_search": (False,),
+    "verbosity": ("medium",),
+    "web_search_options": (),
+}
+
+
+class FieldChecker:
+    """Decodes bodies. ``on_unknown`` is told the name of every unknown field, the first time
+    with a warning; ``strict`` refuses such requests instead."""
+
+    def __init__(self, strict: bool, on_unknown: Callable[[str], None]) -> None:
+        self._strict = strict
+        self._on_unknown = on_unknown
+        self._warned: set[str] = set()
+
+    def decode(self, body: bytes, kind: type[T]) -> T:
+        """``body`` as a ``kind``. Raises ``ApiError`` naming the field at fault."""
+        try:
+            raw = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
+            known = set(kind.__struct_fields__)
+            self._check_others({name: value for name, value in raw.items() if name not in known})
+            return msgspec.json.decode(body, type=kind)
+        except msgspec.DecodeError as error:
+            raise from_msgspec(error) from error
+        except UnicodeDecodeError as error:
+            raise ApiError(400, "the body is not valid UTF-8", code="invalid_json") from error
+
+    def _check_others(self, others: Mapping[str, msgspec.Raw]) -> None:
+        for name in others:
+            if name in WITHOUT_EFFECT:
+                continue
+            if name not in UNSUPPORTED:
+                self._unknown(name)
+            elif not _asks_for_nothing(name, others):
+                raise unsupported(name, _refusal(name, UNSUPPORTED[name]))
+
+    def _unknown(self, name: str) -> None:
+        if self._strict:
+            raise invalid(name, "unknown field", code="unknown_parameter")
+        if name not in self._warned:
+            if len(self._warned) >= _MAX_UNKNOWN:
+                name = "other"  # clients choose these names: keep their number bounded
+            else:
+                self._warned.add(name)
+                logger.warning("ignoring the unknown request field %r", name)
+        self._on_unknown(name)
+
+
+def _asks_for_nothing(name: str, fields: Mapping[str, msgspec.Raw]) -> bool:
+    value = msgspec.json.decode(fields[name])
+    if value is None or _contains(UNSUPPORTED[name], value):
+        return True
+    # tools that may not be called are not shown to the model either
+    return name == "tools" and msgspec.json.decode(fields.get("tool_choice", b"null")) == "none"
+
+
+def _contains(values: Iterable[Any], value: Any) -> bool:
+    return any(type(value) is type(one) and value == one for one in values) or (
+        isinstance(value, float) and value in [one for one in values if isinstance(one, int)]
+    )
+
+
+def _refusal(name: str, harmless: tuple[Any, ...]) -> str:
+    allowed = "".join(f" or {msgspec.json.encode(value).decode()}" for value in harmless)
+    hint = ' (or send tool_choice "none")' if name == "tools" else ""
+    return f"not supported; leave it out{allowed and f', or send null{allowed}'}{hint}"

@@ -1,0 +1,255 @@
+"""One HTTP request's work in the engine: prompts in, text deltas out, numbers at the end."""
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from prelude.client.client import EngineDeadError, Stream
+from prelude.server.errors import ApiError, engine_gone, from_engine, retry_later
+from prelude.server.services import Services
+from prelude.text.choice import ChoiceText, TextDelta
+from prelude.types.request import RequestTimings, SamplingParams, TokenEvent, TokenLogprobs
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int
+
+    def body(self) -> dict[str, object]:
+        return {
+            "prompt_tokens": self.prompt_tokens,
+            "completion_tokens": self.completion_tokens,
+            "total_tokens": self.prompt_tokens + self.completion_tokens,
+            "prompt_tokens_details": {"cached_tokens": self.cached_tokens},
+        }
+
+
+@dataclass(slots=True)
+class _Prompt:
+    """One prompt in flight."""
+
+    stream: Stream
+    prompt_ids: list[int]
+    cached_tokens: int = 0
+    logprobs: list[TokenLogprobs | None] | None = None
+    timings: RequestTimings | None = None
+
+
+class Generation:
+    """Submits every prompt on creation; iterate with ``next``; always ``close``.
+
+    Choice ``j`` of prompt ``i`` has index ``i * n + j``. ``continues`` says that the text goes on
+    from the prompt (completions) instead of beginning anew (chat answers); ``prompt_only`` that
+    output tokens are nobody's and do not count.
+    """
+
+    def __init__(
+        self,
+        services: Services,
+        prompts: Sequence[list[int]],
+        params: Sequence[SamplingParams],
+        *,
+        arrival_s: float,
+        continues: bool,
+        cache_salt: str = "",
+        prompt_only: bool = False,
+    ) -> None:
+        self._services = services
+        self._metrics = services.metrics
+        self._arrival_s = arrival_s
+        self._first_s: float | None = None
+        self._last_s: dict[int, float] = {}
+        self._end_s: float | None = None
+        self._prompt_only = prompt_only
+        self._n = params[0].n
+        self._prompts = [
+            _Prompt(services.client.submit(ids, one, cache_salt=cache_salt), ids)
+            for ids, one in zip(prompts, params, strict=True)
+        ]
+        self.choices = [
+            ChoiceText(services.tokenizer, one, ids if continues else ())
+            for ids, one in zip(prompts, params, strict=True)
+            for _ in range(one.n)
+        ]
+        self._unfinished = len(self.choices)
+        self._merged: asyncio.Queue[list[TokenEvent] | EngineDeadError] | None = None
+        self._pumps: list[asyncio.Task[None]] = []
+        if len(self._prompts) > 1:
+            self._merge()
+        services.lifecycle.opened(self)
+
+    @property
+    def finished(self) -> bool:
+        return self._unfinished == 0
+
+    async def next(self) -> list[TextDelta]:
+        """What has arrived since the last call, one delta a choice; empty when all have ended.
+
+        Raises ``ApiError`` when the engine refuses or fails the request.
+        """
+        while self._unfinished:
+            try:
+                events = await self._next_events()
+            except EngineDeadError as error:
+                raise self._gone(error) from error
+            start_s = time.perf_counter()
+            deltas = self._read(events)
+            self._metrics.stream_seconds.inc(time.perf_counter() - start_s)
+            if deltas:
+                return deltas
+        return []
+
+    def prompt_logprobs(self, index: int) -> list[TokenLogprobs | None] | None:
+        """Of the prompt that choice ``index`` answers, once its first event is here."""
+        return self._prompts[index // self._n].logprobs
+
+    def usage(self) -> Usage:
+        return Usage(
+            sum(len(prompt.prompt_ids) for prompt in self._prompts),
+            0 if self._prompt_only else sum(choice.num_tokens for choice in self.choices),
+            sum(prompt.cached_tokens for prompt in self._prompts),
+        )
+
+    def timings(self) -> dict[str, float]:
+        """Milliseconds: of the first prompt in the engine, and of all as this process saw them."""
+        found: dict[str, float] = {}
+        if (engine := self._prompts[0].timings) is not None:
+            found["queue_ms"] = engine.queue_ms
+            found["prefill_ms"] = engine.prefill_ms
+        end_s = self._end_s or time.monotonic()
+        if self._first_s is not None:
+            found["ttft_ms"] = (self._first_s - self._arrival_s) * 1e3
+            decode_s = end_s - self._first_s
+            found["decode_ms"] = decode_s * 1e3
+            num_later = self.usage().completion_tokens - len(self.choices)
+            if num_later > 0 and decode_s > 0:
+                found["tokens_per_second"] = num_later / decode_s
+        found["total_ms"] = (end_s - self._arrival_s) * 1e3
+        return {name: round(value, 3) for name, value in found.items()}
+
+    def log_fields(self) -> dict[str, object]:
+        """For the access log."""
+        usage = self.usage()
+        return {
+            "prompt_tokens": usage.prompt_tokens,
+            "completion_tokens": usage.completion_tokens,
+            "cached_tokens": usage.cached_tokens,
+            "finish_reasons": sorted({choice.finish_reason or "abort" for choice in self.choices}),
+            **self.timings(),
+        }
+
+    def interrupt(self) -> None:
+        """The server ends: the next ``next`` raises."""
+        error = EngineDeadError("the server is shutting down")
+        if self._merged is not None:
+            self._merged.put_nowait(error)
+        else:
+            self._prompts[0].stream.put(error)
+
+    def close(self) -> None:
+        """Abort what is unfinished and take stock. Idempotent."""
+        self._services.lifecycle.closed(self)
+        for task in self._pumps:
+            task.cancel()
+        for prompt in self._prompts:
+            prompt.stream.close()
+        if self._end_s is None:
+            self._end_s = time.monotonic()
+            self._take_stock()
+
+    async def _next_events(self) -> list[TokenEvent]:
+        if self._merged is None:
+            return await self._prompts[0].stream.next_batch()
+        item = await self._merged.get()
+        if isinstance(item, EngineDeadError):
+            raise item
+        return item
+
+    def _merge(self) -> None:
+        merged = self._merged = asyncio.Queue()
+
+        async def pump(stream: Stream) -> None:
+            try:
+                while batch := await stream.next_batch():
+                    merged.put_nowait(batch)
+            except EngineDeadError as error:
+                merged.put_nowait(error)
+
+        self._pumps = [asyncio.create_task(pump(prompt.stream)) for prompt in self._prompts]
+        self._by_uid = {p.stream.request.uid: n for n, p in enumerate(self._prompts)}
+
+    def _read(self, events: list[TokenEvent]) -> list[TextDelta]:
+        now_s = time.monotonic()
+        found: dict[int, TextDelta] = {}
+        for event in events:
+            number = 0 if self._merged is None else self._by_uid[event.uid]
+            index = number * self._n + event.index
+            choice = self.choices[index]
+            if choice.finish_reason is not None:
+                continue
+            self._check(event)
+            self._note(self._prompts[number], event, index, now_s)
+            delta = choice.feed(event)
+            if delta.truncate_at is not None and event.finish_reason is None:
+                self._prompts[number].stream.truncate(event.index, delta.truncate_at)
+            self._unfinished -= delta.finish_reason is not None
+            earlier = found.get(index)
+            found[index] = _joined(index, earlier, delta)
+        return list(found.values())
+
+    def _check(self, event: TokenEvent) -> None:
+        if event.finish_reason == "error":
+            raise from_engine(event.error or "the engine failed this request")
+        if event.finish_reason == "abort":
+            raise ApiError(503, "the engine aborted the request", code="aborted")
+
+    def _note(self, prompt: _Prompt, event: TokenEvent, index: int, now_s: float) -> None:
+        if event.token_ids:
+            if self._first_s is None:
+                self._first_s = now_s
+                self._metrics.ttft.observe(now_s - self._arrival_s)
+            if index in self._last_s:
+                self._metrics.inter_token.observe(now_s - self._last_s[index])
+            self._last_s[index] = now_s
+        if event.num_cached_tokens > prompt.cached_tokens:
+            prompt.cached_tokens = event.num_cached_tokens
+        if event.prompt_logprobs is not None:
+            prompt.logprobs = event.prompt_logprobs
+        if event.timings is not None and prompt.timings is None:
+            prompt.timings = event.timings
+
+    def _gone(self, error: EngineDeadError) -> ApiError:
+        if self._services.lifecycle.draining:
+            return retry_later("the server is shutting down", "shutdown")
+        return engine_gone(error)
+
+    def _take_stock(self) -> None:
+        assert self._end_s is not None
+        usage = self.usage()
+        self._metrics.e2e.observe(self._end_s - self._arrival_s)
+        self._metrics.prompt_tokens.observe(usage.prompt_tokens)
+        self._metrics.output_tokens.observe(usage.completion_tokens)
+        for prompt in self._prompts:
+            if prompt.timings is not None:
+                self._metrics.queue.observe(prompt.timings.queue_ms / 1e3)
+        for choice in self.choices:
+            self._metrics.finished(choice.finish_reason or "abort")
+
+
+def _joined(index: int, earlier: TextDelta | None, later: TextDelta) -> TextDelta:
+    """Both as one, when a slow client made events pile up; with the request's choice index."""
+    if earlier is None and later.index == index:
+        return later
+    earlier = earlier or TextDelta(index)
+    return TextDelta(
+        index=index,
+        text=earlier.text + later.text,
+        token_ids=earlier.token_ids + later.token_ids,
+        logprobs=earlier.logprobs + later.logprobs,
+        finish_reason=later.finish_reason,
+        stop_reason=later.stop_reason,
+        truncate_at=later.truncate_at,
+    )

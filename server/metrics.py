@@ -1,0 +1,111 @@
+"""What Prometheus may ask: vLLM's names under our prefix, so that its dashboards port by sed.
+
+Gauges and counters of the engine are read from its last statistics when somebody scrapes;
+histograms of requests are filled as their events pass through this process.
+"""
+
+from collections.abc import Iterable, Iterator
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from prelude.client.client import EngineClient
+
+_TTFT_S = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 10, 20, 40)
+_ITL_S = (0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.1, 0.2, 0.5, 1, 5)
+_REQUEST_S = (0.005, 0.02, 0.05, 0.1, 0.3, 0.5, 1, 2, 5, 10, 20, 60, 120, 240, 480, 960)
+_TOKENS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 20000, 50000, 100000)
+
+
+class Metrics:
+    """One registry for one server. ``text()`` is the answer to a scrape."""
+
+    def __init__(self, client: EngineClient, model_name: str) -> None:
+        self.registry = CollectorRegistry()
+        self.registry.register(_EngineCollector(client, model_name))
+        self._model_name = model_name
+        self.ttft = self._histogram(
+            "time_to_first_token_seconds", "arrival to first token", _TTFT_S
+        )
+        self.inter_token = self._histogram(
+            "inter_token_latency_seconds", "between two events of a choice", _ITL_S
+        )
+        self.e2e = self._histogram("e2e_request_latency_seconds", "arrival to end", _REQUEST_S)
+        self.queue = self._histogram(
+            "request_queue_time_seconds", "arrival to first scheduled", _REQUEST_S
+        )
+        self.prompt_tokens = self._histogram("request_prompt_tokens", "prompt length", _TOKENS)
+        self.output_tokens = self._histogram("request_generation_tokens", "answer length", _TOKENS)
+        self._finished = self._counter(
+            "request_success", "choices by how they ended", "finished_reason"
+        )
+        self._requests = self._counter("http_requests", "HTTP requests", "route", "status")
+        self._unknown = self._counter("unknown_fields", "unknown request fields", "field")
+        seconds = self._counter("frontend_seconds", "time spent by this process", "phase")
+        self.prepare_seconds = seconds.labels(model_name, "prepare")
+        self.stream_seconds = seconds.labels(model_name, "stream")
+
+    def finished(self, reason: str) -> None:
+        self._finished.labels(self._model_name, reason).inc()
+
+    def responded(self, route: str, status: int) -> None:
+        self._requests.labels(self._model_name, route, str(status)).inc()
+
+    def unknown_field(self, name: str) -> None:
+        self._unknown.labels(self._model_name, name).inc()
+
+    def text(self) -> bytes:
+        return generate_latest(self.registry)
+
+    def _histogram(self, name: str, what: str, buckets: Iterable[float]) -> Histogram:
+        family = Histogram(
+            f"prelude_{name}",
+            what,
+            ("model_name",),
+            buckets=tuple(buckets),
+            registry=self.registry,
+        )
+        return family.labels(self._model_name)
+
+    def _counter(self, name: str, what: str, *labels: str) -> Counter:
+        return Counter(f"prelude_{name}", what, ("model_name", *labels), registry=self.registry)
+
+
+class _EngineCollector(Collector):
+    def __init__(self, client: EngineClient, model_name: str) -> None:
+        self._client = client
+        self._labels = [model_name]
+
+    def collect(self) -> Iterator[Metric]:
+        stats = self._client.stats
+        used = stats.num_blocks_referenced / stats.num_blocks if stats.num_blocks else 0.0
+        yield self._gauge("engine_up", "1 while the engine answers", self._client.state == "ready")
+        yield self._gauge("num_requests_running", "sequences in the batch", stats.num_running)
+        yield self._gauge("num_requests_waiting", "sequences in the queue", stats.num_waiting)
+        yield self._gauge("kv_cache_usage_perc", "referenced share of KV blocks, 0 to 1", used)
+        yield self._gauge(
+            "kv_blocks_cached", "free blocks that hold a prefix", stats.num_blocks_cached
+        )
+        yield self._gauge("programs_ready", "compiled programs in use", stats.programs_ready)
+        yield self._gauge("programs_wanted", "compiled programs in all", stats.programs_total)
+        yield self._gauge("step_seconds", "the last step", stats.step_ms / 1e3)
+        yield self._gauge("step_price_seconds", "its predicted time", stats.step_price_ms / 1e3)
+        yield self._gauge("step_overhead_seconds", "its host time", stats.overhead_ms / 1e3)
+        yield self._counter("prefix_cache_queries", "prompt tokens looked up", stats.prompt_tokens)
+        yield self._counter("prefix_cache_hits", "prompt tokens found", stats.cached_prompt_tokens)
+        yield self._counter("prompt_tokens", "prompt tokens, cached ones too", stats.prompt_tokens)
+        yield self._counter("generation_tokens", "sampled tokens", stats.output_tokens)
+        yield self._counter("wasted_tokens", "sampled for nobody", stats.wasted_tokens)
+        yield self._counter("num_preemptions", "preemptions", stats.num_preemptions)
+        yield self._counter("steps", "engine steps", stats.num_steps)
+
+    def _gauge(self, name: str, what: str, value: float) -> Metric:
+        family = GaugeMetricFamily(f"prelude_{name}", what, labels=["model_name"])
+        family.add_metric(self._labels, value)
+        return family
+
+    def _counter(self, name: str, what: str, value: float) -> Metric:
+        family = CounterMetricFamily(f"prelude_{name}", what, labels=["model_name"])
+        family.add_metric(self._labels, value)
+        return family

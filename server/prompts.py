@@ -1,0 +1,154 @@
+"""From messages or prompts to token ids that fit the context.
+
+Long text is templated and tokenized on a thread (both release the GIL enough), so that the event
+loop keeps every other stream moving.
+"""
+
+import asyncio
+import json
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+from prelude.server.errors import ApiError, from_value_error, invalid, unsupported
+from prelude.server.protocol import ChatRequest, CompletionRequest, TokenizeRequest
+from prelude.text.tokenizer import Tokenizer
+
+T = TypeVar("T")
+
+_INLINE_CHARS = 2048  # about a millisecond of tokenizing
+
+
+async def off_loop(size: int, function: Callable[[], T]) -> T:
+    """Run ``function``, on a thread if ``size`` characters make it slow. A ``ValueError`` is the
+    client's fault."""
+    try:
+        return function() if size <= _INLINE_CHARS else await asyncio.to_thread(function)
+    except ValueError as error:
+        raise from_value_error(error) from error
+
+
+async def encode_chat(tokenizer: Tokenizer, body: ChatRequest | TokenizeRequest) -> list[int]:
+    """The prompt of a conversation. Raises ``ApiError`` naming the field at fault."""
+    assert body.messages is not None
+    messages = [_message(message, n, tokenizer) for n, message in enumerate(body.messages)]
+    continues = bool(body.continue_final_message)
+    variables = dict(body.chat_template_kwargs or {})
+    if isinstance(body, ChatRequest) and body.reasoning_effort is not None:
+        variables.setdefault("reasoning_effort", body.reasoning_effort)
+        if body.reasoning_effort == "none":
+            variables.setdefault("enable_thinking", False)
+    _check_variables(variables)
+    prompt = body.add_generation_prompt
+    return await off_loop(
+        sum(len(message.get("content") or "") for message in messages),
+        lambda: tokenizer.encode_chat(
+            messages,
+            add_generation_prompt=not continues if prompt is None else prompt,
+            continue_final_message=continues,
+            template_kwargs=variables,
+        ),
+    )
+
+
+async def encode_prompts(
+    tokenizer: Tokenizer, body: CompletionRequest
+) -> list[tuple[str | None, list[int]]]:
+    """Every prompt as (its text, where it was text; its ids): one string, one list of ids, or a
+    list of either. Raises ``ApiError``."""
+    special = body.add_special_tokens is not False
+    found: list[tuple[str | None, list[int]]] = []
+    for param, prompt in _prompts(body.prompt):
+        if isinstance(prompt, str):
+            text = prompt
+            ids = await off_loop(len(text), lambda text=text: tokenizer.encode(text, special))  # type: ignore[misc]
+            found.append((text, ids))
+        elif isinstance(prompt, list) and all(type(i) is int for i in prompt):
+            found.append((None, prompt))
+        else:
+            raise invalid(param, "must be a string or a list of token ids", code="invalid_type")
+        if not found[-1][1]:
+            raise invalid(param, "must not be empty")
+    return found
+
+
+def check_fits(num_prompt: int, max_len: int, param: str) -> int:
+    """Tokens left for the answer. Raises ``ApiError`` if the prompt alone fills the context."""
+    if num_prompt >= max_len:
+        raise ApiError(
+            400,
+            f"{param}: the prompt has {num_prompt} tokens and the model's context is {max_len} "
+            "tokens, of which at least one is for the answer; shorten the prompt",
+            param=param,
+            code="context_length_exceeded",
+        )
+    return max_len - num_prompt
+
+
+def _prompts(prompt: str | list[Any]) -> list[tuple[str, Any]]:
+    if isinstance(prompt, str) or (prompt and all(type(i) is int for i in prompt)):
+        return [("prompt", prompt)]
+    if not prompt:
+        raise invalid("prompt", "must not be empty")
+    return [(f"prompt.{n}", one) for n, one in enumerate(prompt)]
+
+
+def _message(message: Mapping[str, Any], n: int, tokenizer: Tokenizer) -> dict[str, Any]:
+    """A message as templates expect it: plain text content, tool arguments as objects."""
+    where = f"messages.{n}"
+    role = message.get("role")
+    if not isinstance(role, str):
+        raise invalid(f"{where}.role", "must be a string", code="invalid_type")
+    if role == "developer" and not tokenizer.template_mentions(role):
+        role = "system"
+    plain = {**message, "role": role, "content": _text(message.get("content"), where)}
+    if message.get("tool_calls"):
+        plain["tool_calls"] = _tool_calls(message["tool_calls"], where)
+    return plain
+
+
+def _text(content: Any, where: str) -> str | None:
+    if content is None or isinstance(content, str):
+        return content
+    if not isinstance(content, list):
+        raise invalid(f"{where}.content", "must be a string or a list of parts", "invalid_type")
+    texts = []
+    for n, part in enumerate(content):
+        kind = part.get("type") if isinstance(part, dict) else None
+        if kind not in ("text", "input_text"):
+            raise unsupported(
+                f"{where}.content.{n}.type", f"only text parts are supported, not {kind!r}"
+            )
+        if not isinstance(part.get("text"), str):
+            raise invalid(f"{where}.content.{n}.text", "must be a string", "invalid_type")
+        texts.append(part["text"])
+    return "\n".join(texts)
+
+
+def _tool_calls(calls: Any, where: str) -> Any:
+    """Arguments arrive as JSON text and templates write them as objects."""
+    if not isinstance(calls, list):
+        raise invalid(f"{where}.tool_calls", "must be a list", "invalid_type")
+    found = []
+    for n, call in enumerate(calls):
+        function = call.get("function") if isinstance(call, dict) else None
+        if not isinstance(function, dict):
+            raise invalid(f"{where}.tool_calls.{n}.function", "must be an object", "invalid_type")
+        arguments = function.get("arguments")
+        if isinstance(arguments, str):
+            try:
+                arguments = json.loads(arguments or "{}")
+            except ValueError as error:
+                raise invalid(
+                    f"{where}.tool_calls.{n}.function.arguments", f"is not valid JSON: {error}"
+                ) from error
+        found.append({**call, "function": {**function, "arguments": arguments}})
+    return found
+
+
+_OWN_VARIABLES = frozenset({"messages", "tools", "documents", "add_generation_prompt"})
+
+
+def _check_variables(variables: Mapping[str, Any]) -> None:
+    for name in variables:
+        if name in _OWN_VARIABLES:
+            raise invalid(f"chat_template_kwargs.{name}", "has its own place in the request")

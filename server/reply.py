@@ -1,0 +1,163 @@
+"""From a generation to a response, streamed or whole; the two APIs differ only in their words."""
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+
+from prelude.server.errors import invalid
+from prelude.server.generation import Generation
+from prelude.server.protocol import GenerationFields
+from prelude.server.services import Services
+from prelude.server.sse import DONE, SSEResponse, disconnected
+from prelude.text.choice import TextDelta
+from prelude.text.logprobs import LogprobEntry
+
+_CLIENT_CLOSED = 499  # nobody reads it; the access log does
+
+
+@dataclass(slots=True)
+class Answer:
+    """One finished choice."""
+
+    text: str = ""
+    logprobs: list[LogprobEntry] = field(default_factory=list)
+    finish_reason: str | None = None
+    stop_reason: int | str | None = None
+
+
+class Reply(Protocol):
+    """The words of one API. The methods that return bytes write whole SSE events; ``body`` is
+    the whole answer."""
+
+    def opening(self) -> bytes: ...
+    def delta(self, delta: TextDelta) -> bytes: ...
+    def finish(self, delta: TextDelta, timings: dict[str, float] | None) -> bytes: ...
+    def usage(self) -> bytes: ...
+    def body(self, answers: list[Answer]) -> dict[str, Any]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """What every chunk and the whole answer share."""
+
+    request_id: str
+    model: str
+    created: int
+    chunk_object: str
+    body_object: str
+
+    @classmethod
+    def make(
+        cls, request: Request, services: Services, prefix: str, chunk_object: str, body_object: str
+    ) -> "Envelope":
+        request_id = f"{prefix}-{request.state.request_id}"
+        return cls(request_id, services.model_name, int(time.time()), chunk_object, body_object)
+
+    def chunk_prefix(self) -> bytes:
+        """The bytes of a chunk up to its choice's index: the same for every chunk."""
+        head = msgspec.json.encode(self.head(self.chunk_object))
+        return b"data: " + head[:-1] + b',"choices":[{"index":'
+
+    def usage_chunk(self, generation: Generation) -> bytes:
+        body = {
+            **self.head(self.chunk_object),
+            "choices": [],
+            "usage": generation.usage().body(),
+            "timings": generation.timings(),
+        }
+        return b"data: " + msgspec.json.encode(body) + b"\n\n"
+
+    def head(self, kind: str) -> dict[str, Any]:
+        return {
+            "id": self.request_id,
+            "object": kind,
+            "created": self.created,
+            "model": self.model,
+        }
+
+
+def wants_usage(body: GenerationFields) -> bool:
+    """Whether the stream ends with a usage chunk. Raises ``ApiError`` for impossible options."""
+    options = body.stream_options
+    if options is None:
+        return False
+    if not body.stream:
+        raise invalid("stream_options", "needs stream to be true")
+    if options.continuous_usage_stats:
+        raise invalid(
+            "stream_options.continuous_usage_stats",
+            "not supported; include_usage sends the numbers at the end",
+            code="unsupported_parameter",
+        )
+    return bool(options.include_usage)
+
+
+async def respond(
+    request: Request, services: Services, generation: Generation, reply: Reply, stream: bool
+) -> Response:
+    """The response to a request whose ``generation`` has begun; closes it in every case."""
+    request.state.generation = generation
+    if not stream:
+        return await _whole(request, generation, reply)
+    return SSEResponse(
+        _chunks(generation, reply),
+        generation.close,
+        ping_s=services.config.server.ping_s,
+        send_timeout_s=services.config.server.send_timeout_s,
+    )
+
+
+async def _chunks(generation: Generation, reply: Reply) -> AsyncGenerator[bytes, None]:
+    """One item for all that one engine step brought."""
+    out = [reply.opening()]
+    while deltas := await generation.next():
+        for delta in deltas:
+            if delta.text or delta.logprobs:
+                out.append(reply.delta(delta))
+            if delta.finish_reason is not None:
+                timings = generation.timings() if generation.finished else None
+                out.append(reply.finish(delta, timings))
+        if generation.finished:
+            out += [reply.usage(), DONE]
+        if data := b"".join(out):
+            yield data
+        out.clear()
+
+
+async def _whole(request: Request, generation: Generation, reply: Reply) -> Response:
+    work = asyncio.create_task(_collect(generation))
+    gone = asyncio.create_task(disconnected(request.receive))
+    try:
+        await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if not work.done():
+            return Response(status_code=_CLIENT_CLOSED)
+        body = reply.body(work.result())
+    finally:
+        work.cancel()
+        gone.cancel()
+        await asyncio.gather(work, gone, return_exceptions=True)
+        generation.close()
+    body |= {"usage": generation.usage().body(), "timings": generation.timings()}
+    return Response(msgspec.json.encode(body), media_type="application/json")
+
+
+async def _collect(generation: Generation) -> list[Answer]:
+    texts: list[list[str]] = [[] for _ in generation.choices]
+    answers = [Answer() for _ in generation.choices]
+    while deltas := await generation.next():
+        for delta in deltas:
+            answer = answers[delta.index]
+            texts[delta.index].append(delta.text)
+            answer.logprobs += delta.logprobs
+            if delta.finish_reason is not None:
+                answer.finish_reason = delta.finish_reason
+                answer.stop_reason = delta.stop_reason
+    for answer, pieces in zip(answers, texts, strict=True):
+        answer.text = "".join(pieces)
+    return answers

@@ -1,0 +1,98 @@
+"""From request fields to ``SamplingParams``: names, defaults, and what must fit the context."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from prelude.conf.schema import SamplingConfig
+from prelude.server.errors import ApiError, from_value_error, invalid
+from prelude.server.protocol import ChatRequest, CompletionRequest, GenerationFields
+from prelude.text.files import read_json
+from prelude.types.request import MAX_TOP_LOGPROBS, SamplingParams
+
+_DEFAULTED = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
+_PASSED = (
+    "n",
+    "min_tokens",
+    "presence_penalty",
+    "frequency_penalty",
+    "logit_bias",
+    "seed",
+    "ignore_eos",
+    "include_stop_str_in_output",
+    "skip_special_tokens",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingDefaults:
+    """What a request gets for the fields it leaves out: the configuration's value, else that of
+    the checkpoint's generation_config.json, else the API's own."""
+
+    values: Mapping[str, Any]
+    max_tokens: int | None
+
+    @classmethod
+    def load(cls, config: SamplingConfig, model_folder: Path) -> "SamplingDefaults":
+        checkpoint = read_json(model_folder / "generation_config.json")
+        values = {}
+        for name in _DEFAULTED:
+            stated = getattr(config, name)
+            value = stated if stated is not None else checkpoint.get(name)
+            if value is not None:
+                values[name] = value
+        return cls(values, config.max_tokens)
+
+
+def sampling_params(
+    fields: GenerationFields, defaults: SamplingDefaults, room: int
+) -> SamplingParams:
+    """``room`` is the number of tokens that the context has left beside the prompt. Raises
+    ``ApiError`` naming the field."""
+    values = {name: getattr(fields, name) for name in (*_DEFAULTED, *_PASSED)}
+    for name, default in defaults.values.items():
+        values[name] = default if values[name] is None else values[name]
+    values["max_tokens"] = _max_tokens(fields, defaults, room)
+    values["stop"] = (fields.stop,) if isinstance(fields.stop, str) else tuple(fields.stop or ())
+    values["stop_token_ids"] = tuple(fields.stop_token_ids or ())
+    values["logprobs"] = _logprobs(fields)
+    if isinstance(fields, CompletionRequest) and fields.echo:
+        values["prompt_logprobs"] = fields.logprobs
+    try:
+        return SamplingParams(**{name: v for name, v in values.items() if v is not None})
+    except ValueError as error:
+        raise from_value_error(error) from error
+
+
+def _max_tokens(fields: GenerationFields, defaults: SamplingDefaults, room: int) -> int:
+    name, value = "max_tokens", fields.max_tokens
+    if isinstance(fields, ChatRequest) and fields.max_completion_tokens is not None:
+        name, value = "max_completion_tokens", fields.max_completion_tokens
+    if value is None:
+        return min(defaults.max_tokens or room, room)
+    if value == 0 and isinstance(fields, CompletionRequest) and fields.echo:
+        return 1  # only the prompt is wanted; the one token is not shown
+    if value < 1:
+        raise invalid(name, "must be at least 1")
+    if value > room:
+        raise ApiError(
+            400,
+            f"{name}: {value} tokens do not fit beside the prompt, which leaves {room}; "
+            "ask for fewer, or leave the field out to use what is left",
+            param=name,
+            code="context_length_exceeded",
+        )
+    return value
+
+
+def _logprobs(fields: GenerationFields) -> int | None:
+    if isinstance(fields, CompletionRequest):
+        return fields.logprobs
+    assert isinstance(fields, ChatRequest)
+    top = fields.top_logprobs
+    if top is not None and not 0 <= top <= MAX_TOP_LOGPROBS:
+        raise invalid("top_logprobs", f"must be between 0 and {MAX_TOP_LOGPROBS}")
+    if top and not fields.logprobs:
+        raise invalid("top_logprobs", "needs logprobs to be true")
+    return (top or 0) if fields.logprobs else None

@@ -1,0 +1,78 @@
+"""What every route needs, handed over in one piece."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from starlette.requests import Request
+
+from prelude.client.client import EngineClient
+from prelude.conf.schema import Config
+from prelude.server.errors import ApiError, engine_gone, retry_later
+from prelude.server.fields import FieldChecker
+from prelude.server.lifecycle import Lifecycle
+from prelude.server.metrics import Metrics
+from prelude.server.sampling import SamplingDefaults
+from prelude.text.tokenizer import Tokenizer
+from prelude.types.wire import EngineInfo
+
+
+@dataclass(frozen=True)
+class Services:
+    client: EngineClient
+    tokenizer: Tokenizer
+    config: Config
+    metrics: Metrics
+    lifecycle: Lifecycle
+    fields: FieldChecker
+    model_name: str
+    created_s: int
+
+    @cached_property
+    def defaults(self) -> SamplingDefaults:
+        """Only once the engine is ready: it knows where the checkpoint is."""
+        return SamplingDefaults.load(self.config.sampling, Path(self.engine().model_path))
+
+    def engine(self) -> EngineInfo:
+        """The engine, or the ``ApiError`` that says why there is none now."""
+        client = self.client
+        if client.error is not None:
+            raise engine_gone(client.error)
+        if self.lifecycle.draining:
+            raise retry_later("the server is shutting down", "shutdown")
+        if client.info is None:
+            progress = client.progress
+            raise retry_later(
+                f"the engine is starting: {progress.phase}, {progress.fraction:.0%}", "starting"
+            )
+        return client.info
+
+    def check_model(self, name: str | None) -> None:
+        if name is not None and name != self.model_name:
+            raise ApiError(
+                404,
+                f"the model {name!r} does not exist here; this server has {self.model_name!r}",
+                param="model",
+                code="model_not_found",
+            )
+
+
+def services_of(request: Request) -> Services:
+    found = request.app.state.services
+    assert isinstance(found, Services)
+    return found
+
+
+async def read_body(request: Request) -> bytes:
+    """The whole body, or a 413 before reading more than is allowed."""
+    limit_mib = services_of(request).config.server.max_body_mib
+    limit = int(limit_mib * 2**20)
+    size, pieces = 0, []
+    async for piece in request.stream():
+        size += len(piece)
+        if size > limit:
+            raise ApiError(
+                413, f"the body is larger than {limit_mib:g} MiB", code="request_too_large"
+            )
+        pieces.append(piece)
+    return b"".join(pieces)

@@ -1,0 +1,133 @@
+"""Server-sent events: chunks out as they come, an abort the moment the client is gone.
+
+The response starts with its first chunk, so that a request the engine refuses still gets a
+proper status; if the first chunk takes longer than a ping, it starts with the ping.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Callable, Mapping
+
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from prelude.server.errors import ApiError, internal_error
+
+logger = logging.getLogger(__name__)
+
+DONE = b"data: [DONE]\n\n"
+_PING = b": ping\n\n"
+_HEADERS = {
+    "content-type": "text/event-stream; charset=utf-8",
+    "cache-control": "no-cache, no-store",
+    "x-accel-buffering": "no",
+}
+
+
+class SSEResponse(Response):
+    """Sends each item of ``chunks`` (whole events, bytes) in one write.
+
+    However it ends, ``chunks`` is closed and then ``on_close`` is called, once. A client that
+    reads nothing for ``send_timeout_s`` counts as gone.
+    """
+
+    def __init__(
+        self,
+        chunks: AsyncGenerator[bytes, None],
+        on_close: Callable[[], None],
+        *,
+        ping_s: float,
+        send_timeout_s: float,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        self.status_code = 200
+        self.background = None
+        self.init_headers({**_HEADERS, **(headers or {})})
+        self._chunks = chunks
+        self._on_close = on_close
+        self._ping_s = ping_s
+        self._send_timeout_s = send_timeout_s
+        self._started = False
+        self._refused = False  # an error response went out instead
+        self._lock = asyncio.Lock()
+        self._last_write_s = 0.0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        tasks = [
+            asyncio.create_task(self._pump(scope, receive, send)),
+            asyncio.create_task(disconnected(receive)),
+            asyncio.create_task(self._ping(send)),
+        ]
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in tasks:
+                task.cancel()
+            results = await asyncio.gather(*tasks, return_exceptions=True)
+            await self._chunks.aclose()
+            self._on_close()
+        _raise_bugs(results)
+
+    async def _pump(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            async for chunk in self._chunks:
+                await self._write(send, chunk)
+        except TimeoutError:
+            return
+        except ApiError as error:
+            await self._fail(error, scope, receive, send)
+        except Exception:
+            logger.exception("a stream failed")
+            await self._fail(internal_error(), scope, receive, send)
+        if not self._refused:
+            async with self._lock:
+                await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _fail(self, error: ApiError, scope: Scope, receive: Receive, send: Send) -> None:
+        async with self._lock:
+            if not self._started:
+                self._refused = True
+                await error.response()(scope, receive, send)
+                return
+        await self._write(send, b"data: " + error.body() + b"\n\n" + DONE)
+
+    async def _write(self, send: Send, data: bytes) -> None:
+        async with self._lock:
+            if self._refused:
+                return
+            try:
+                async with asyncio.timeout(self._send_timeout_s):
+                    await self._send(send, data)
+            except TimeoutError:
+                logger.warning("a client read nothing for %g s", self._send_timeout_s)
+                raise
+
+    async def _send(self, send: Send, data: bytes) -> None:
+        if not self._started:
+            self._started = True
+            await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+        await send({"type": "http.response.body", "body": data, "more_body": True})
+        self._last_write_s = asyncio.get_running_loop().time()
+
+    async def _ping(self, send: Send) -> None:
+        clock = asyncio.get_running_loop().time
+        self._last_write_s = clock()
+        while True:
+            await asyncio.sleep(max(self._last_write_s + self._ping_s - clock(), 0.001))
+            if clock() - self._last_write_s >= self._ping_s:
+                try:
+                    await self._write(send, _PING)
+                except TimeoutError:
+                    return
+
+
+async def disconnected(receive: Receive) -> None:
+    """Return when the client is gone."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+def _raise_bugs(results: list[BaseException | None]) -> None:
+    for result in results:
+        if isinstance(result, Exception):
+            raise result
