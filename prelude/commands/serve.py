@@ -2,6 +2,8 @@
 
 from prelude.commands.parser import CommandParser
 from prelude.conf.command import ENGINE
+from prelude.conf.schema import LoadFormat, ModelConfig
+from prelude.models.paths import resolve_model_path
 
 EXAMPLES = (
     "prelude serve",
@@ -24,7 +26,16 @@ def run(argv: list[str]) -> int:
 
     config = load_config(args.overrides, config_dirs=args.config_dir)
     configure_logging(config.log.level)
+    _check_paths(config.model)
 
     from prelude.server.main import serve
 
     return serve(config)
+
+
+def _check_paths(model: ModelConfig) -> None:
+    """A mistyped path is worth saying before a process is started for it."""
+    if model.load_format is not LoadFormat.random:
+        resolve_model_path(model.path)
+    if model.tokenizer is not None:
+        resolve_model_path(model.tokenizer)
