@@ -4,6 +4,7 @@ python -m benchmarks.demo.bundle runs/demo/checkpoint.pt prelude/demo
 """
 
 import argparse
+import json
 from pathlib import Path
 
 import torch
@@ -24,6 +25,15 @@ def configuration(tokenizer: PreTrainedTokenizerFast) -> Qwen3Config:
     )
 
 
+def tidy(path: Path) -> None:
+    """Names the class as older transformers know it and drops what describes this machine."""
+    config = json.loads(path.read_text())
+    for name in ("backend", "is_local", "local_files_only"):
+        config.pop(name, None)
+    config["tokenizer_class"] = "PreTrainedTokenizerFast"
+    path.write_text(json.dumps(config, indent=2) + "\n")
+
+
 def bundle(checkpoint: Path, folder: Path, averaged: bool = True) -> int:
     """Writes config, bfloat16 weights and tokenizer to ``folder``; returns the training step."""
     state = torch.load(checkpoint, weights_only=True)
@@ -42,6 +52,7 @@ def bundle(checkpoint: Path, folder: Path, averaged: bool = True) -> int:
     )
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    tidy(folder / "tokenizer_config.json")
     return int(state["step"])
 
 

@@ -4,8 +4,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-# Polar Express (arXiv 2505.16932), the first steps of its table: in float32 on a CPU without
-# bfloat16 arithmetic four of them orthogonalise well enough.
+# Polar Express (arXiv 2505.16932), the first four steps of its table: in float32, on a CPU without
+# bfloat16 arithmetic, more would cost too much and these bring singular values near enough to one.
 STEPS = (
     (8.28721201814563, -23.595886519098837, 17.300387312530933),
     (4.107059111542203, -2.9478499167379106, 0.5448431082926601),
@@ -15,7 +15,7 @@ STEPS = (
 
 
 def orthogonal(update: Tensor) -> Tensor:
-    """The nearest matrix with singular values near one; ``update`` [out, in]."""
+    """The update with its singular values pulled to between 0.4 and 1.6; ``update`` [out, in]."""
     wide = update.T if update.shape[0] > update.shape[1] else update
     x: Tensor = wide / (wide.norm() * 1.02 + 1e-6)
     for a, b, c in STEPS:

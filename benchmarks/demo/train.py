@@ -9,6 +9,7 @@ learning rate is constant until ``--decay`` steps before the end: a run may be r
 
 import argparse
 import json
+import logging
 import os
 import time
 from dataclasses import dataclass
@@ -28,10 +29,11 @@ from benchmarks.demo.optimizer import Optimizer, all_reduce
 from benchmarks.demo.tokenizer import Encoder, build
 
 LENGTH, CHAT_LENGTH = 256, 1024
-CHAT_EVERY, CHAT_FROM = 12, 1200
-WARM_UP, RAMP_FROM, RAMP_TO = 100, 250, 1800
-SAVE_EVERY = 250
+CHAT_EVERY, CHAT_FROM = 12, 800
+WARM_UP, RAMP_FROM, RAMP_TO = 100, 250, 900
+SAVE_EVERY, REPORT_EVERY = 250, 25
 EMA = 0.997
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +46,7 @@ class Options:
     seed: int
     muon_rate: float
     adam_rate: float
+    compiled: bool
 
 
 def level(step: int) -> float:
@@ -86,7 +89,7 @@ class Trainer:
         torch.manual_seed(options.seed)
         self.encoder = Encoder(tokenizer_of(options.directory))
         self.model = Decoder(CONFIG, CHAT_LENGTH)
-        self.loss = torch.compile(self.model, dynamic=False)
+        self.loss = torch.compile(self.model, dynamic=False) if options.compiled else self.model
         self.optimizer = Optimizer(self.model, rank, options.workers, weight_decay=0.01)
         self.average = {n: p.detach().clone() for n, p in self.model.named_parameters()}
         self.checks = data.held_out(self.encoder, 1, 4, 16, LENGTH) if rank == 0 else []
@@ -168,6 +171,8 @@ class Trainer:
             while self.step < steps:
                 losses.append(self.train_step())
                 bar.update(task, completed=self.step, description=f"loss {losses[-1]:.3f}")
+                if writes and self.step % REPORT_EVERY == 0:
+                    logger.info("step %d of %d, loss %.3f", self.step, steps, losses[-1])
                 if writes and (self.step % SAVE_EVERY == 0 or self.step == steps):
                     self.save()
                     self.record(losses, time.monotonic() - started)
@@ -176,6 +181,7 @@ class Trainer:
 
 def work(rank: int, options: Options) -> None:
     torch.set_num_threads(1)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     if options.workers > 1:
         dist.init_process_group(
             "gloo",
@@ -199,6 +205,7 @@ def parse() -> Options:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--muon-rate", type=float, default=0.02)
     parser.add_argument("--adam-rate", type=float, default=0.004)
+    parser.add_argument("--eager", dest="compiled", action="store_false")
     return Options(**vars(parser.parse_args()))
 
 
