@@ -6,7 +6,6 @@ from prelude.bench.result import (
     Environment,
     Generator,
     Interval,
-    Overhead,
     PeerResult,
     PeerRun,
     Probe,
@@ -14,6 +13,7 @@ from prelude.bench.result import (
     Quiet,
     RequestSample,
     ServeResult,
+    StepFloor,
     StepTiming,
     Summary,
 )
@@ -93,11 +93,10 @@ def engine_result(*, skipped: tuple[str, ...] = ()) -> EngineResult:
         context=128,
         step_ms=summary(20.0),
         tok_s=200.0,
-        bytes_mib=300.0,
-        gflop=1.0,
-        floor_ms=10.0,
-        bound="memory",
-        floor_share=0.5,
+        overhead_ms=summary(0.25),
+        work_mib=300.0,
+        work_gflop=1.0,
+        floor=StepFloor(10.0, "memory", 0.5),
         samples_ms=[20.0],
     )
     return EngineResult(
@@ -107,7 +106,8 @@ def engine_result(*, skipped: tuple[str, ...] = ()) -> EngineResult:
         weights_mib=300.0,
         startup_s={"load": 1.0},
         timings=[timing],
-        overhead=Overhead(16, summary(0.25), 12.5),
+        programs=(1, 2),
+        frontend_us_token=12.5,
         skipped=list(skipped),
     )
 

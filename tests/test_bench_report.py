@@ -60,9 +60,10 @@ def test_warnings_are_shown() -> None:
 
 def test_steps_of_an_engine() -> None:
     text = shown(engine_result(skipped=("decode x64",)))
-    expected = ["decode x4", "4", "128", "20.00", "200.0", "10.00", "memory", "50%"]
-    assert row(text, "decode x4") == expected
-    assert "0.250 ms a step; front end: 12.5 us a token" in text
+    expected = ["decode 4", "128", "20.00", "200.0", "0.250", "10.00 memory", "50%"]
+    assert row(text, "decode 4") == expected
+    assert "1 of 2 compiled programs in use" in text
+    assert "front end: 12.5 us of a core per streamed token" in text
     assert "skipped: decode x64" in text
 
 

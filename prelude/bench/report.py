@@ -96,26 +96,26 @@ def _cells(summary: Summary) -> list[str]:
 
 def _engine(result: EngineResult) -> list[RenderableType]:
     table = Table(title=f"{result.model}, weights {result.weights_mib:.0f} MiB")
-    for column in ("step", "tokens", "context", "p50 ms", "tok/s", "floor ms", "bound", "of floor"):
-        table.add_column(column, justify="left" if column in ("step", "bound") else "right")
+    table.add_column("step")
+    for column in ("context", "p50 ms", "tok/s", "overhead ms", "floor ms", "of floor"):
+        table.add_column(column, justify="right")
     for timing in result.timings:
+        floor = timing.floor
         table.add_row(
-            f"{timing.kind} x{timing.batch}",
-            str(timing.tokens),
+            f"{timing.kind} {timing.tokens}",
             str(timing.context),
             f"{timing.step_ms.p50.value:.2f}",
             f"{timing.tok_s:.1f}",
-            f"{timing.floor_ms:.2f}",
-            timing.bound,
-            f"{timing.floor_share:.0%}",
+            f"{timing.overhead_ms.p50.value:.3f}",
+            "" if floor is None else f"{floor.ms:.2f} {floor.bound}",
+            "" if floor is None else f"{floor.share:.0%}",
         )
+    ready, wanted = result.programs
     lines: list[RenderableType] = [table]
-    if (overhead := result.overhead) is not None:
-        text = f"engine besides the forward, batch {overhead.batch}: "
-        text += f"{overhead.engine_ms.p50.value:.3f} ms a step"
-        if overhead.frontend_us_token is not None:
-            text += f"; front end: {overhead.frontend_us_token:.1f} us a token"
-        lines.append(text)
+    if wanted:
+        lines.append(f"{ready} of {wanted} compiled programs in use")
+    if result.frontend_us_token is not None:
+        lines.append(f"front end: {result.frontend_us_token:.1f} us of a core per streamed token")
     return lines + [f"[yellow]skipped:[/] {name}" for name in result.skipped]
 
 

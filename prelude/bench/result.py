@@ -147,8 +147,18 @@ class ServeResult(msgspec.Struct, frozen=True, tag="serve", tag_field="benchmark
     version: int = RESULT_VERSION
 
 
+class StepFloor(msgspec.Struct, frozen=True):
+    """The least a step can take on the probed device, what it is bound by (memory or compute),
+    and the share of it that was reached: floor over the median step."""
+
+    ms: float
+    bound: str
+    share: float
+
+
 class StepTiming(msgspec.Struct, frozen=True):
-    """One shape: measured step, the device's floor for it, and their ratio."""
+    """One shape. ``overhead_ms`` is the part of a step that is not its launches; ``context`` the
+    tokens before the new ones, ``tokens`` the new ones over all rows."""
 
     kind: str
     batch: int
@@ -156,30 +166,25 @@ class StepTiming(msgspec.Struct, frozen=True):
     context: int
     step_ms: Summary
     tok_s: float
-    bytes_mib: float
-    gflop: float
-    floor_ms: float
-    bound: str
-    floor_share: float
+    overhead_ms: Summary
+    work_mib: float
+    work_gflop: float
+    floor: StepFloor | None
     samples_ms: list[float]
 
 
-class Overhead(msgspec.Struct, frozen=True):
-    """What a step costs besides the forward, and a streamed token besides the step."""
-
-    batch: int
-    engine_ms: Summary
-    frontend_us_token: float | None
-
-
 class EngineResult(msgspec.Struct, frozen=True, tag="engine", tag_field="benchmark"):
+    """``programs`` are (in use, wanted): fewer in use means that eager code was timed.
+    ``frontend_us_token`` is the server process's own time per streamed token."""
+
     environment: Environment
     config: dict[str, Any]
     model: str
     weights_mib: float
     startup_s: dict[str, float]
     timings: list[StepTiming]
-    overhead: Overhead | None
+    programs: tuple[int, int]
+    frontend_us_token: float | None
     skipped: list[str]
     version: int = RESULT_VERSION
 

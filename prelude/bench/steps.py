@@ -1,0 +1,167 @@
+"""Times the steps of an engine by driving it through shapes that a benchmark names: whole prompts
+in one step, and decode steps of a given batch and context."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from random import Random
+
+from prelude.conf.bench import EngineWorkload
+from prelude.engine.core import EngineCore
+from prelude.types.request import Request, SamplingParams, TokenEvent
+
+Clock = Callable[[], float]
+
+
+@dataclass(slots=True)
+class Shape:
+    """Measured steps of one shape. ``rows`` are (context before, new tokens) of a typical step."""
+
+    kind: str
+    rows: list[tuple[int, int]]
+    step_ms: list[float] = field(default_factory=list)
+    overhead_ms: list[float] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What the engine can hold."""
+
+    max_len: int
+    max_seqs: int
+    num_kv_tokens: int
+    vocab_size: int
+
+
+class StepBench:
+    """Runs a workload on an idle engine and leaves it idle. ``skipped`` names, with the reason,
+    the shapes that were not measured: too large for the engine, or beyond ``max_s``."""
+
+    def __init__(
+        self,
+        core: EngineCore,
+        limits: Limits,
+        workload: EngineWorkload,
+        clock: Clock = time.perf_counter,
+    ) -> None:
+        self.skipped: list[str] = []
+        self._core = core
+        self._limits = limits
+        self._workload = workload
+        self._clock = clock
+        self._deadline_s = clock() + workload.max_s
+        self._rng = Random(workload.seed)
+        self._uid = 0
+
+    def run(self) -> Iterator[Shape]:
+        """Prefill shapes first, then decode shapes by context, the largest batch first."""
+        for length in self._workload.prefills:
+            if self._fits(f"prefill {length}", 1, length + 1):
+                yield from self._prefill(length)
+        for context in self._workload.contexts:
+            yield from self._decode_at(context)
+
+    @property
+    def decode_tokens(self) -> int:
+        """How far contexts grow while all batches of one context are timed."""
+        workload = self._workload
+        return (workload.warmup + workload.steps) * len(workload.batches) + 1
+
+    def _prefill(self, length: int) -> Iterator[Shape]:
+        shape = Shape("prefill", [(0, length)])
+        for turn in range(self._workload.warmup + self._workload.repeats):
+            (uid,) = self._add(1, length, 1)
+            start = self._clock()
+            overhead_ms = 0.0
+            while self._core.has_work:
+                self._core.step()
+                overhead_ms += self._core.stats().overhead_ms
+                if self._is_late(f"prefill {length}"):
+                    self._core.abort(uid)
+                    return
+            if turn >= self._workload.warmup:
+                shape.step_ms.append((self._clock() - start) * 1e3)
+                shape.overhead_ms.append(overhead_ms)
+        yield shape
+
+    def _decode_at(self, context: int) -> Iterator[Shape]:
+        batches = self._batches(context)
+        if not batches:
+            return
+        uids = self._add(batches[0], context, self.decode_tokens + 1)
+        started: set[int] = set()
+        while len(started) < len(uids):
+            started |= {event.uid for event in self._core.step()}
+            if self._is_late(f"decode at context {context}"):
+                break
+        else:
+            yield from self._shrink(uids, batches, context)
+        for uid in uids:
+            self._core.abort(uid)
+
+    def _shrink(self, uids: Sequence[int], batches: Sequence[int], context: int) -> Iterator[Shape]:
+        """One prompt phase serves all batches: rows leave as the batch shrinks."""
+        num_tokens = context + 1
+        for batch in batches:
+            for uid in uids[batch:]:
+                self._core.abort(uid)
+            for _ in range(self._workload.warmup):
+                self._decode(batch)
+            num_tokens += self._workload.warmup
+            middle = num_tokens + self._workload.steps // 2
+            shape = Shape("decode", [(middle - 1, 1)] * batch)
+            for _ in range(self._workload.steps):
+                if self._is_late(f"decode {batch} at context {context}"):
+                    return
+                start = self._clock()
+                self._decode(batch)
+                shape.step_ms.append((self._clock() - start) * 1e3)
+                shape.overhead_ms.append(self._core.stats().overhead_ms)
+            num_tokens += self._workload.steps
+            yield shape
+
+    def _decode(self, batch: int) -> list[TokenEvent]:
+        events = self._core.step()
+        assert len(events) == batch, f"a decode step of {batch} rows gave {len(events)} tokens"
+        return events
+
+    def _batches(self, context: int) -> list[int]:
+        length = context + self.decode_tokens + 1
+        return [
+            batch
+            for batch in sorted(set(self._workload.batches), reverse=True)
+            if self._fits(f"decode {batch} at context {context}", batch, length)
+        ]
+
+    def _fits(self, name: str, batch: int, length: int) -> bool:
+        limits = self._limits
+        reason = None
+        if self._clock() > self._deadline_s:
+            reason = f"bench.max_s={self._workload.max_s:g} was over"
+        elif length > limits.max_len:
+            reason = f"needs {length} tokens of context, model.max_len is {limits.max_len}"
+        elif batch > limits.max_seqs:
+            reason = f"needs {batch} sequences, runner.max_seqs is {limits.max_seqs}"
+        elif batch * length > limits.num_kv_tokens:
+            reason = f"needs {batch * length} KV tokens, the cache holds {limits.num_kv_tokens}"
+        if reason is not None:
+            self.skipped.append(f"{name}: {reason}")
+        return reason is None
+
+    def _is_late(self, name: str) -> bool:
+        if self._clock() <= self._deadline_s:
+            return False
+        self.skipped.append(f"{name}: bench.max_s={self._workload.max_s:g} was over")
+        return True
+
+    def _add(self, count: int, length: int, max_tokens: int) -> list[int]:
+        """Random prompts: no prefix of one is cached for another."""
+        params = SamplingParams(max_tokens=max_tokens, temperature=0.0, ignore_eos=True)
+        uids = []
+        for _ in range(count):
+            self._uid += 1
+            prompt = [self._rng.randrange(self._limits.vocab_size) for _ in range(length)]
+            refused = self._core.add(Request(uid=self._uid, prompt_ids=prompt, params=params))
+            assert not refused, refused[0].error
+            uids.append(self._uid)
+        return uids
