@@ -77,10 +77,10 @@ def from_msgspec(error: msgspec.DecodeError) -> ApiError:
     message = str(error)
     if not isinstance(error, msgspec.ValidationError):
         return ApiError(400, f"the body is not valid JSON: {message}", code="invalid_json")
-    what, _, path = message.partition(" - at `")
+    what, _, where = message.partition(" - at ")
     missing = re.match(r"Object missing required field `(\w+)`", what)
-    steps = path.rstrip("`").removeprefix("key in ").removeprefix("$")
-    parts = [part for part in re.split(r"[.\[\]]+", steps) if part]
+    path = re.search(r"`\$([^`]*)`", where)  # keys of mappings read "`key` in `$.field`"
+    parts = [part for part in re.split(r"[.\[\]]+", path.group(1)) if part] if path else []
     if missing:
         parts.append(missing.group(1))
         return invalid(".".join(parts), "is required", code="missing_required_parameter")
