@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch._dynamo.decorators import mark_static, mark_unbacked, maybe_mark_dynamic
 from torch._dynamo.testing import CompileCounterWithBackend
 
 from prelude.models.decoder import Decoder, DecoderLayer, LayerFn, run_layer
 from prelude.models.loading import random_decoder
-from prelude.models.shapes import mark_shapes
 from prelude.models.spec import read_spec
 from tests.model_samples import CPU, SHAPE, Paged
 
@@ -43,8 +43,28 @@ def new_pool(decoder: Decoder) -> Paged:
     return Paged(decoder, [list(range(43)), [7, 8], [9, 10, 11]], width=6)
 
 
+def mark_shapes(
+    x: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    kv: Tensor,
+    cu_q: Tensor,
+    ctx_lens: Tensor,
+    block_tables: Tensor,
+    slot_mapping: Tensor,
+) -> None:
+    """Declare which sizes vary. Rows and table width only pass through to the attention ops, so
+    they can be unbacked: one row is no special case and rows == tokens creates no guard."""
+    for tensor in (x, cos, sin, slot_mapping):
+        maybe_mark_dynamic(tensor, 0)
+    for tensor in (cu_q, ctx_lens, block_tables):
+        mark_unbacked(tensor, 0)
+    mark_unbacked(block_tables, 1)
+    mark_static(kv)
+
+
 def warm(decoder: Decoder, compiled: LayerFn) -> None:
-    """Compile both programs, as an engine does before it serves."""
+    """Compile both programs (one token, and any number), as an engine would before it serves."""
 
     def marked(layer: DecoderLayer, *args: Tensor) -> Tensor:
         mark_shapes(*args)
