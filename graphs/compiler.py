@@ -1,21 +1,28 @@
-"""Compiling in a niced child process, so that a serving engine never waits for a compiler."""
+"""Compiling in a niced child process, so that a serving engine never waits for a compiler.
+
+The child is a plain interpreter, not a multiprocessing one: that would run the user's script again
+where the engine lives in it. Its standard input carries the job, and its end tells of our death.
+"""
 
 import logging
-import multiprocessing as mp
 import os
+import pickle
 import shutil
+import subprocess
+import sys
 import threading
-from multiprocessing.connection import wait
-from multiprocessing.process import BaseProcess
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
+from prelude.graphs.layer_program import compile_layer
 from prelude.models.spec import ModelSpec
 
 logger = logging.getLogger(__name__)
 
 _NICE = 15
+_CHILD = "from prelude.graphs.compiler import child_main; child_main()"
 
 
 def has_cpp_compiler() -> bool:
@@ -23,66 +30,78 @@ def has_cpp_compiler() -> bool:
     return any(map(shutil.which, filter(None, (os.environ.get("CXX"), "g++", "clang++"))))
 
 
-class CompileJob:
-    """One package being compiled by a child process. It appears at ``path`` whole or not at all."""
+@dataclass(frozen=True, slots=True)
+class LayerJob:
+    """What to compile (see ``compile_layer``) and the package it becomes."""
 
-    def __init__(
-        self,
-        spec: ModelSpec,
-        window: int,
-        dtype: torch.dtype,
-        block_size: int,
-        threads: int,
-        path: Path,
-    ) -> None:
-        self.path = path
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._process: BaseProcess = mp.get_context("spawn").Process(
-            target=_compile, args=(spec, window, dtype, block_size, threads, path), daemon=True
-        )
-        self._process.start()
+    spec: ModelSpec
+    window: int
+    dtype: torch.dtype
+    block_size: int
+    threads: int
+    path: Path
+
+
+class Compilation:
+    """A ``LayerJob`` in a child process. The package appears whole or not at all; what the
+    compiler says goes to a log file beside it."""
+
+    def __init__(self, job: LayerJob) -> None:
+        self.job = job
+        self.log_path = job.path.with_suffix(".log")
+        job.path.parent.mkdir(parents=True, exist_ok=True)
+        environment = os.environ | {
+            "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+            "TORCHINDUCTOR_CACHE_DIR": str(job.path.parent / "inductor"),
+            "TORCHINDUCTOR_COMPILE_THREADS": "1",
+        }
+        with self.log_path.open("wb") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", _CHILD],
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=log,
+                env=environment,
+            )
+        assert self._process.stdin is not None
+        pickle.dump(job, self._process.stdin)
+        self._process.stdin.flush()
 
     @property
     def is_done(self) -> bool:
-        return not self._process.is_alive()
+        return self._process.poll() is not None
 
     @property
     def failed(self) -> bool:
-        return self.is_done and not self.path.exists()
+        return self.is_done and not self.job.path.exists()
 
-    def join(self) -> None:
-        self._process.join()
+    def wait(self) -> None:
+        self._process.wait()
 
     def cancel(self) -> None:
-        if self._process.is_alive():
-            self._process.kill()
-        self._process.join()
+        self._process.kill()
+        self.wait()
+        if self._process.stdin:
+            self._process.stdin.close()
 
 
-def _compile(
-    spec: ModelSpec, window: int, dtype: torch.dtype, block_size: int, threads: int, path: Path
-) -> None:
+def child_main() -> None:
+    """Compile the job on standard input; leave at once when the parent is gone."""
     os.nice(_NICE)
-    _die_with_parent()
-    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(path.parent / "inductor")
-    os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"
-    from prelude.graphs.layer_program import compile_layer
-
-    torch.set_num_threads(threads)  # Inductor bakes the number into its loops
-    unfinished = path.with_suffix(f".{os.getpid()}.pt2")
+    job: LayerJob = pickle.load(sys.stdin.buffer)
+    threading.Thread(target=_die_at_end_of_input, daemon=True).start()
+    torch.set_num_threads(job.threads)  # Inductor bakes the number into its loops
+    unfinished = job.path.with_suffix(f".{os.getpid()}.pt2")
     try:
-        compile_layer(spec, window, dtype, block_size, unfinished)
-        os.replace(unfinished, path)
+        compile_layer(job.spec, job.window, job.dtype, job.block_size, unfinished)
+        os.replace(unfinished, job.path)
     finally:
         unfinished.unlink(missing_ok=True)
+    sys.stdout.flush()
+    os._exit(0)  # the reading thread would hold up an ordinary exit
 
 
-def _die_with_parent() -> None:
-    parent = mp.parent_process()
-    assert parent is not None
-
-    def watch() -> None:
-        wait([parent.sentinel])
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
+def _die_at_end_of_input() -> None:
+    while os.read(0, 4096):
+        pass
+    os._exit(1)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from prelude.conf.schema import Capture, GraphsConfig
-from prelude.graphs.compiler import CompileJob, has_cpp_compiler
+from prelude.graphs.compiler import Compilation, LayerJob, has_cpp_compiler
 from prelude.graphs.layer_program import LayerProgram, load_layer, program_digest
 from prelude.models.decoder import DecoderLayer, run_layer
 from prelude.models.spec import ModelSpec
@@ -50,7 +50,7 @@ class LayerPrograms:
         threads: int,
     ) -> None:
         self._ready: dict[int, LayerProgram] = {}
-        self._jobs: dict[int, CompileJob] = {}
+        self._jobs: dict[int, Compilation] = {}
         self._total = 0
         if choose_capture(config) == Capture.eager:
             return
@@ -61,10 +61,11 @@ class LayerPrograms:
             path = folder / f"layer-{digest}.pt2"
             if not self._load(window, path):
                 logger.info("compiling %s in the background", path.name)
-                job = CompileJob(spec, window, dtype, block_size, threads, path)
-                self._jobs[window] = job
-                if not config.background:
-                    job.join()
+                job = LayerJob(spec, window, dtype, block_size, threads, path)
+                self._jobs[window] = Compilation(job)
+        if not config.background:
+            for compilation in self._jobs.values():
+                compilation.wait()
         self.upkeep()
 
     def __call__(self, layer: DecoderLayer, *args: Tensor) -> Tensor:
@@ -77,21 +78,24 @@ class LayerPrograms:
 
     def upkeep(self) -> None:
         """Load finished packages: milliseconds. A failed compilation leaves eager code in place."""
-        for window, job in list(self._jobs.items()):
-            if not job.is_done:
+        for window, compilation in list(self._jobs.items()):
+            if not compilation.is_done:
                 continue
             del self._jobs[window]
-            if job.failed or not self._load(window, job.path):
+            path = compilation.job.path
+            compilation.cancel()
+            if compilation.failed or not self._load(window, path):
                 logger.warning(
-                    "compiling failed (its output is above): this model keeps running eager; "
-                    "graphs.capture=eager silences this"
+                    "compiling failed, see %s: this model keeps running eager; "
+                    "graphs.capture=eager silences this",
+                    compilation.log_path,
                 )
             else:
-                logger.info("compiled program %s is in use", job.path.name)
+                logger.info("compiled program %s is in use", path.name)
 
     def close(self) -> None:
-        for job in self._jobs.values():
-            job.cancel()
+        for compilation in self._jobs.values():
+            compilation.cancel()
         self._jobs.clear()
 
     def _load(self, window: int, path: Path) -> bool:

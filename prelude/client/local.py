@@ -68,6 +68,8 @@ class LocalTransport:
             self._channel.send(Ready(info))
             run_loop(core, self._channel)
             core.close()
+        except ValueError as error:
+            self._channel.send(Failed(str(error)))
         except Exception as error:
             self._channel.send(Failed(f"{type(error).__name__}: {error}"))
 

@@ -78,6 +78,8 @@ def engine_main(config: Config, to_engine: str, from_engine: str) -> None:
         channel.send(Ready(info))
         run_loop(core, channel)
         core.close()
+    except ValueError as error:  # somebody's setting or checkpoint: the message says what to do
+        channel.send(Failed(str(error)))
     except Exception as error:
         logger.error("the engine failed", exc_info=True)
         channel.send(Failed(f"{type(error).__name__}: {error}", traceback.format_exc()))

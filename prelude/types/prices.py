@@ -8,6 +8,8 @@ decode rows, plus query-key pairs of prefill rows, plus a cost per sampled row.
 from bisect import bisect_left
 from dataclasses import dataclass, replace
 
+_CLIP = 4.0  # a step that took longer than this many times its price was disturbed
+
 
 @dataclass(frozen=True, slots=True)
 class PriceTable:
@@ -45,12 +47,11 @@ class PriceTable:
         return ms0 + (ms1 - ms0) * (num_tokens - n0) / (n1 - n0)
 
     def corrected(self, num_tokens: int, ratio: float, weight: float) -> "PriceTable":
-        """Move the points around ``num_tokens`` by ``weight`` of the way to ``ratio``."""
-        factor = 1.0 + weight * (min(max(ratio, 0.5), 2.0) - 1.0)
-        i = bisect_left(self.points, (num_tokens, 0.0))
-        touched = {max(i - 1, 0), min(i, len(self.points) - 1)}
-        if self.points[min(i, len(self.points) - 1)][0] == num_tokens:
-            touched = {i}
+        """Move the points around ``num_tokens`` by ``weight`` of the way to ``ratio`` times their
+        value, in logarithms: halving is as quick as doubling."""
+        factor = min(max(ratio, 1 / _CLIP), _CLIP) ** weight
+        i = min(bisect_left(self.points, (num_tokens, 0.0)), len(self.points) - 1)
+        touched = {i} if self.points[i][0] <= num_tokens else {max(i - 1, 0), i}
         points = tuple(
             (n, ms * factor if j in touched else ms) for j, (n, ms) in enumerate(self.points)
         )
@@ -60,7 +61,7 @@ class PriceTable:
 class PriceEstimator:
     """Keeps a table true: each step's real time pulls the points it used, outliers clipped."""
 
-    def __init__(self, table: PriceTable, weight: float = 0.1) -> None:
+    def __init__(self, table: PriceTable, weight: float = 0.2) -> None:
         self.table = table
         self._weight = weight
 
