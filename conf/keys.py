@@ -16,7 +16,7 @@ from typing import Any
 
 # What the override grammar reads as text without quotes: addresses, paths, names.
 _PLAIN_TEXT = re.compile(
-    r"\d+(\.\d+){3}|(?!(null|true|false|inf|nan)$)[a-z_/.~]+[\w./~@%+:-]*", re.A | re.I
+    r"\d+(\.\d+){3}|(?!(null|true|false|inf|nan)$)[a-z_/][\w./@%+:-]*", re.A | re.I
 )
 _FIELD_LINE = re.compile(r"^    (\w+): .+?  # (.+)$", re.MULTILINE)
 

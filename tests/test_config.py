@@ -416,7 +416,11 @@ def test_every_yaml_file_is_reachable() -> None:
         assert isinstance(OmegaConf.load(path), DictConfig), name
 
 
-@given(st.text(st.characters(codec="utf-8", exclude_categories=["C"]), max_size=40))
+TEXTS = st.text(st.characters(codec="utf-8", exclude_categories=["C"]), max_size=40)
+TRICKY = st.text("aeflnu01.-+/~@%:_ '\"\\\\$", max_size=6)
+
+
+@given(TEXTS | TRICKY)
 def test_shown_text_reads_back_as_an_override(text: str) -> None:
     (override,) = parse_overrides([f"model.path={show(text)}"])
     assert override.value() == text
