@@ -72,6 +72,13 @@ def test_null_fields_are_absent_fields() -> None:
     assert rope == RopeSpec(64)
 
 
+def test_the_original_length_beside_the_dictionary_wins() -> None:
+    beside = {"rope_scaling": YARN, "original_max_position_embeddings": 4096}
+    assert read(beside).original_max_position == 4096
+    assert read({"rope_scaling": YARN}).original_max_position == 32768
+    assert read({"original_max_position_embeddings": 4096}) == RopeSpec(64)
+
+
 def test_one_rope_for_all_layer_types() -> None:
     inner = {"rope_type": "default", "rope_theta": 5e5}
     same = {"rope_parameters": {"full_attention": inner, "sliding_attention": dict(inner)}}

@@ -154,6 +154,9 @@ def test_biases_by_family() -> None:
     assert (biased.qkv_bias, biased.o_bias, biased.mlp_bias) == (True, True, False)
     assert (qwen2.qkv_bias, qwen2.o_bias, qwen2.mlp_bias) == (True, False, False)
     assert spec_for("LlamaForCausalLM", mlp_bias=True).mlp_bias
+    assert spec_for("LlamaForCausalLM", attention_bias=None, tie_word_embeddings=None) == plain
+    with pytest.raises(ValueError, match="tie_word_embeddings must be true or false"):
+        spec_for("LlamaForCausalLM", tie_word_embeddings="yes")
 
 
 def test_bidirectional_checkpoints_are_refused() -> None:

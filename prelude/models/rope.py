@@ -136,7 +136,11 @@ def _merged(config: Mapping[str, Any]) -> dict[str, Any]:
     if any(isinstance(value, Mapping) for value in params.values()):
         params = _one_for_all_layers(params)
     top = {key: config[key] for key in ("rope_theta", "partial_rotary_factor") if key in config}
-    return {key: value for key, value in {**top, **params}.items() if value is not None}
+    # As in transformers, the original length outside the dictionary wins over the one inside.
+    original = config.get("original_max_position_embeddings")
+    last = {} if original is None else {"original_max_position_embeddings": original}
+    merged = {**top, **params, **last}
+    return {key: value for key, value in merged.items() if value is not None}
 
 
 def _one_for_all_layers(nested: Mapping[str, Any]) -> Mapping[str, Any]:

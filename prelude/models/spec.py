@@ -313,7 +313,7 @@ def _norm_eps(config: Mapping[str, Any]) -> float:
 
 
 def _flag(config: Mapping[str, Any], rule: bool | str) -> bool:
-    value = config.get(rule, False) if isinstance(rule, str) else rule
+    value = config.get(rule) or False if isinstance(rule, str) else rule
     if not isinstance(value, bool):
         raise ValueError(f"config.json: {rule} must be true or false, not {value!r}")
     return value
