@@ -1,0 +1,209 @@
+"""First come, first served: budgets, chunks, bypass and eviction, decided over a view by hand."""
+
+from dataclasses import dataclass, field
+
+import pytest
+
+from prelude.batcher.fcfs import fcfs
+from prelude.batcher.view import PolicyState, PrefixHit, ScheduleConfig, SequenceView
+from prelude.types.plan import Plan
+from prelude.types.prices import PriceTable
+from prelude.types.request import Request, SamplingParams
+
+# One millisecond a launch and one for each new token.
+PRICES = PriceTable(((1, 2.0), (1000, 1001.0)))
+
+
+@dataclass
+class Seq:
+    """A sequence as policies see it."""
+
+    seq_id: int
+    num_tokens: int
+    num_computed: int = 0
+    num_blocks: int = 0
+    is_decoding: bool = False
+    is_held: bool = False
+    num_remaining: int = 50
+    request: Request = field(
+        default_factory=lambda: Request(uid=0, prompt_ids=[1], params=SamplingParams(temperature=0))
+    )
+
+    @property
+    def num_pending(self) -> int:
+        return self.num_tokens - self.num_computed
+
+    @property
+    def blocks(self) -> list[int]:
+        return list(range(self.num_blocks))
+
+
+@dataclass
+class View:
+    running: list[Seq] = field(default_factory=list)
+    waiting: list[Seq] = field(default_factory=list)
+    num_available_blocks: int = 1000
+    num_free_slots: int = 8
+    block_size: int = 4
+    now_s: float = 0.0
+    hits: dict[int, PrefixHit] = field(default_factory=dict)
+
+    def match(self, seq: SequenceView) -> PrefixHit:
+        return self.hits.get(seq.seq_id, PrefixHit())
+
+    def reclaimable(self, seq: SequenceView) -> int:
+        return len(seq.blocks)
+
+
+def decoding(seq_id: int, tokens: int) -> Seq:
+    return Seq(seq_id, tokens, tokens - 1, -(-(tokens - 1) // 4), is_decoding=True)
+
+
+def config(**changes: object) -> ScheduleConfig:
+    values: dict[str, object] = {
+        "max_step_tokens": 512,
+        "step_ms": 21.0,
+        "idle_step_ms": 101.0,
+        "min_chunk": 4,
+        "max_bypass": 2,
+    }
+    return ScheduleConfig(**(values | changes))  # type: ignore[arg-type]
+
+
+def plan(view: View, state: PolicyState | None = None, **changes: object) -> Plan:
+    return fcfs(view, state or PolicyState(), PRICES, config(**changes))[0]
+
+
+def rows(plan: Plan) -> dict[int, tuple[int, int]]:
+    return {row.seq_id: (row.start, row.num_tokens) for x in plan.launches for row in x.rows}
+
+
+def test_an_idle_system_plans_nothing() -> None:
+    assert plan(View()) == Plan(budget_ms=101.0)
+
+
+def test_a_prompt_fills_the_idle_budget_and_no_more() -> None:
+    step = plan(View(waiting=[Seq(0, 400)]))
+    assert rows(step) == {0: (0, 100)}
+    assert step.price_ms == pytest.approx(101.0)
+    assert not step.launches[0].rows[0].samples
+
+
+def test_the_token_budget_holds_too() -> None:
+    assert rows(plan(View(waiting=[Seq(0, 400)]), max_step_tokens=30)) == {0: (0, 30)}
+
+
+def test_a_long_prompt_leaves_streams_their_step_time() -> None:
+    step = plan(View(running=[decoding(0, 9), decoding(1, 9)], waiting=[Seq(2, 3000)]))
+    assert rows(step) == {0: (8, 1), 1: (8, 1), 2: (0, 18)}
+    assert step.price_ms <= step.budget_ms == 21.0
+
+
+def test_prefill_moves_by_a_minimum_even_without_time_left() -> None:
+    view = View(running=[decoding(0, 9), Seq(1, 300, 100, 25)])
+    assert rows(plan(view, step_ms=0.5))[1] == (100, 4)
+
+
+def test_only_one_chunk_a_step_is_granted_beyond_the_budget() -> None:
+    view = View(running=[decoding(0, 9), Seq(1, 300, 100, 25)], waiting=[Seq(2, 50), Seq(3, 50)])
+    assert set(rows(plan(view, step_ms=0.5))) == {0, 1}
+
+
+def test_residents_finish_their_prompts_before_others_begin() -> None:
+    view = View(running=[Seq(0, 90, 40, 10)], waiting=[Seq(1, 90)])
+    assert rows(plan(view)) == {0: (40, 50), 1: (0, 50)}
+
+
+def test_a_cached_prefix_is_not_computed_again() -> None:
+    view = View(waiting=[Seq(0, 90)], hits={0: PrefixHit(80, 20, 20)})
+    step = plan(view)
+    assert rows(step) == {0: (80, 10)}
+    assert step.launches[0].rows[0].samples
+
+
+def test_slots_bound_admission() -> None:
+    step = plan(View(waiting=[Seq(i, 4) for i in range(5)], num_free_slots=2))
+    assert step.admit == (0, 1)
+
+
+def test_a_choice_waits_for_its_leader() -> None:
+    step = plan(View(waiting=[Seq(0, 4), Seq(1, 4, is_held=True), Seq(2, 4)]))
+    assert step.admit == (0, 2)
+
+
+def test_what_does_not_fit_is_overtaken_a_bounded_number_of_times() -> None:
+    state = PolicyState()
+    admitted = []
+    for i in range(4):
+        view = View(waiting=[Seq(0, 100), Seq(10 + i, 4)], num_available_blocks=5)
+        step, state = fcfs(view, state, PRICES, config())
+        admitted.append(step.admit)
+    assert admitted == [(10,), (11,), (), ()]
+    assert state.bypassed == {0: 2}
+
+
+def test_a_sequence_that_left_the_queue_is_forgotten() -> None:
+    state = PolicyState({0: 2})
+    view = View(waiting=[Seq(0, 100), Seq(1, 4)], num_available_blocks=5)
+    assert fcfs(View(waiting=[Seq(5, 4)]), state, PRICES, config())[1].bypassed == {}
+    assert fcfs(view, state, PRICES, config())[0].admit == ()
+
+
+def test_an_older_sequence_evicts_the_youngest() -> None:
+    full = [decoding(0, 9), decoding(1, 9), decoding(2, 9)]
+    step = plan(View(running=full, num_available_blocks=0))
+    assert step.preempt == (2,)
+    assert set(rows(step)) == {0, 1}
+
+
+def test_the_youngest_never_evicts_an_older_one() -> None:
+    running = [decoding(0, 8), decoding(1, 9)]  # the older one has room in its last block
+    step = plan(View(running=running, num_available_blocks=0))
+    assert step.preempt == ()
+    assert set(rows(step)) == {0}
+
+
+def test_nothing_is_admitted_into_memory_just_won_by_eviction() -> None:
+    full = [decoding(0, 9), decoding(1, 9)]
+    step = plan(View(running=full, waiting=[Seq(2, 4)], num_available_blocks=0))
+    assert step.preempt == (1,)
+    assert step.admit == ()
+
+
+def test_a_chunk_shrinks_to_the_blocks_there_are() -> None:
+    view = View(running=[Seq(0, 100, 8, 2)], num_available_blocks=3)
+    assert rows(plan(view)) == {0: (8, 12)}
+
+
+def test_decode_and_prefill_share_a_launch_or_not() -> None:
+    view = View(running=[decoding(0, 9), Seq(1, 20, 10, 3)])
+    mixed = plan(view)
+    assert [x.key.kind for x in mixed.launches] == ["prefill"]
+    split = plan(view, mix=False)
+    assert [x.key.kind for x in split.launches] == ["decode", "prefill"]
+    assert rows(mixed) == rows(split)
+
+
+def test_a_pure_decode_plan_says_how_long_it_holds() -> None:
+    running = [decoding(0, 10), decoding(1, 8)]
+    assert plan(View(running=running)).holds_for == 1  # the second needs a block next
+    running = [decoding(0, 10), decoding(1, 10)]
+    running[0].num_remaining = 2
+    assert plan(View(running=running)).holds_for == 2
+    assert plan(View(running=running, waiting=[Seq(2, 4)])).holds_for == 1
+
+
+def test_the_launch_mode_is_the_widest_that_a_sampling_row_needs() -> None:
+    def with_params(seq: Seq, **params: object) -> Seq:
+        sampling = SamplingParams(**params)  # type: ignore[arg-type]
+        seq.request = Request(uid=0, prompt_ids=[1], params=sampling)
+        return seq
+
+    greedy = with_params(decoding(0, 9), temperature=0.0)
+    drawn = with_params(decoding(1, 9), temperature=1.0)
+    scored = with_params(decoding(2, 9), temperature=0.0, logprobs=2)
+    unfinished = with_params(Seq(3, 500, 4, 1), temperature=1.0)
+    assert plan(View(running=[greedy])).launches[0].key.mode == "greedy"
+    assert plan(View(running=[greedy, unfinished])).launches[0].key.mode == "greedy"
+    assert plan(View(running=[greedy, drawn])).launches[0].key.mode == "filtered"
+    assert plan(View(running=[greedy, drawn, scored])).launches[0].key.mode == "full"

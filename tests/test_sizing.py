@@ -1,0 +1,118 @@
+"""The size of the KV pool: explicit, or derived from memory, or an error with numbers."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from prelude.cache.layout import KVLayout
+from prelude.cache.sizing import PoolSize, host_memory_bytes, size_pool
+from prelude.conf.schema import CacheConfig
+
+MIB = 2**20
+GIB = 2**30
+
+
+def size(
+    config: CacheConfig,
+    *,
+    block_bytes: int = MIB,
+    free_gib: float = 8.0,
+    max_len: int = 4096,
+    explicit: bool = False,
+    max_seqs: int = 64,
+) -> PoolSize:
+    return size_pool(
+        config,
+        block_bytes=block_bytes,
+        free_bytes=int(free_gib * GIB),
+        max_len=max_len,
+        max_len_is_explicit=explicit,
+        max_seqs=max_seqs,
+    )
+
+
+def test_an_explicit_number_is_taken() -> None:
+    assert size(CacheConfig(num_blocks=300)).num_blocks == 300
+
+
+def test_explicit_memory_is_turned_into_blocks() -> None:
+    assert size(CacheConfig(memory_gib=1.0)).num_blocks == 1024
+
+
+def test_by_default_a_fraction_of_what_is_free_up_to_a_bound() -> None:
+    half = size(CacheConfig(), free_gib=4.0)
+    assert (half.num_blocks, half.rule) == (2048, "cache.memory_fraction of free memory")
+    bounded = size(CacheConfig(), free_gib=100.0)
+    assert (bounded.num_blocks, bounded.rule) == (4096, "cache.max_gib")
+
+
+def test_never_more_than_all_slots_could_use() -> None:
+    small = size(CacheConfig(), max_len=64, max_seqs=2)
+    assert small.num_blocks == 2 * 4 + 1
+    assert "max_seqs" in small.rule
+
+
+def test_the_models_context_is_lowered_to_what_fits() -> None:
+    assert size(CacheConfig(num_blocks=11)).max_len == 160
+
+
+def test_a_configured_context_that_does_not_fit_is_an_error_with_numbers() -> None:
+    with pytest.raises(ValueError, match=r"max_len=4096 needs 257 KV blocks .* gives 11; .* 160"):
+        size(CacheConfig(num_blocks=11), explicit=True)
+
+
+def test_more_than_there_is_says_what_would_fit() -> None:
+    with pytest.raises(ValueError, match=r"8\.00 GiB are free.* 8192 blocks would fit"):
+        size(CacheConfig(num_blocks=10_000))
+
+
+def test_too_little_for_one_block_is_an_error() -> None:
+    with pytest.raises(ValueError, match="at least 2 are needed"):
+        size(CacheConfig(memory_gib=0.001))
+
+
+def _tree(root: Path, files: dict[str, str]) -> Path:
+    for name, text in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return root
+
+
+MEMINFO = "MemTotal: 9000 kB\nMemAvailable:    4000 kB\n"
+
+
+def test_without_a_container_the_kernels_word_counts(tmp_path: Path) -> None:
+    files = {"proc/meminfo": MEMINFO, "sys/fs/cgroup/memory.max": "max\n"}
+    assert host_memory_bytes(_tree(tmp_path, files)) == 4000 * 1024
+
+
+@pytest.mark.parametrize(
+    ("limit", "usage"),
+    [
+        ("sys/fs/cgroup/memory.max", "sys/fs/cgroup/memory.current"),
+        (
+            "sys/fs/cgroup/memory/memory.limit_in_bytes",
+            "sys/fs/cgroup/memory/memory.usage_in_bytes",
+        ),
+    ],
+)
+def test_a_containers_limit_counts(tmp_path: Path, limit: str, usage: str) -> None:
+    files = {"proc/meminfo": MEMINFO, limit: "3000000\n", usage: "1000000\n"}
+    assert host_memory_bytes(_tree(tmp_path, files)) == 2_000_000
+
+
+def test_a_strange_meminfo_is_an_error_that_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"set cache\.memory_gib"):
+        host_memory_bytes(_tree(tmp_path, {"proc/meminfo": "nothing\n"}))
+
+
+def test_a_layout_knows_its_bytes_and_its_identity() -> None:
+    layout = KVLayout(3, 16, 2, 32, torch.float32)
+    kv = layout.allocate(5, torch.device("cpu"))
+    assert len(kv) == 3
+    assert kv[0].shape == (5, 2, 16, 2, 32)
+    assert layout.block_bytes * 5 == sum(t.numel() * t.element_size() for t in kv)
+    assert layout.digest == KVLayout(3, 16, 2, 32, torch.float32).digest
+    assert layout.digest != KVLayout(3, 16, 2, 32, torch.float16).digest
