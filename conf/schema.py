@@ -88,7 +88,7 @@ class GraphsConfig:
 
     capture: Capture = Capture.auto  # auto: inductor where a C++ compiler exists, else eager
     background: bool = True  # serve eagerly at once, compile in a niced child meanwhile
-    cache_dir: str | None = None  # default: ~/.cache/prelude (or $XDG_CACHE_HOME/prelude)
+    cache_dir: str | None = None  # of compiled programs and kernels; default: ~/.cache/prelude
 
 
 @dataclass(slots=True)
