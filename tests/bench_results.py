@@ -118,6 +118,7 @@ def peer_run(engine: str, turn: int, scale: float = 1.0) -> PeerRun:
         turn=turn,
         version="1.0",
         threads=2,
+        cores=[0, 1],
         startup_s=2.0,
         prefill_tok_s=100.0 * scale,
         decode_tok_s=10.0 * scale,
@@ -136,5 +137,6 @@ def peer_result() -> PeerResult:
         shape={"hidden_size": 8},
         runs=[peer_run("prelude", 0, 2.0), peer_run("transformers", 0)],
         ratios={"transformers": {"prefill": Interval(2.0, 1.9, 2.1)}},
+        equal_ids={"transformers": (30, 33)},
         skipped={"vllm": "not installed"},
     )

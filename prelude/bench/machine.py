@@ -56,6 +56,12 @@ def process(pid: int, role: str, proc: Path = PROC) -> Process:
     )
 
 
+def children_cpu_s() -> float:
+    """Seconds used by the ended children of this process, and by theirs."""
+    times = os.times()
+    return times.children_user + times.children_system
+
+
 def family(pids: Iterable[int], proc: Path = PROC) -> list[int]:
     """These processes and all their descendants, parents first."""
     found: list[int] = []

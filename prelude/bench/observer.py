@@ -15,9 +15,9 @@ QUIET_OTHERS_SHARE = 0.1
 class Observer:
     """Start it right before the measured part, ``finish`` right after.
 
-    ``pids`` are server processes on this machine; with their descendants and this process they
-    are ours, and whatever else used the cores meanwhile was not. Raises ``ValueError`` for a
-    process that does not exist.
+    ``pids`` are server processes on this machine; they, their descendants, this process and the
+    children that it waited for are ours, and whatever else used the cores meanwhile was not.
+    Raises ``ValueError`` for a process that does not exist.
 
     ``complete=False`` says that the server runs here but its processes are not known: then there
     is no telling what the others used.
@@ -33,6 +33,7 @@ class Observer:
         self._utc = datetime.now(UTC)
         self._before = {process.pid: process for process in self._processes()}
         self._times = machine.cpu_times()
+        self._children_s = machine.children_cpu_s()
         self._start = time.perf_counter()
 
     def finish(self) -> Environment:
@@ -42,6 +43,7 @@ class Observer:
         others = None
         if times is not None and self._times is not None and self._complete:
             ours_s = sum(process.cpu_s for process in processes)
+            ours_s += machine.children_cpu_s() - self._children_s
             total_s = max(times.total_s - self._times.total_s, 1e-9)
             others = max((times.busy_s - self._times.busy_s - ours_s) / total_s, 0.0)
         quiet_before = self._probe is None or self._probe.quiet.quiet

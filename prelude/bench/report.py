@@ -139,7 +139,8 @@ def _peers(result: PeerResult) -> list[RenderableType]:
             + ("" if ratio.low is None else f" [{ratio.low:.2f}, {ratio.high:.2f}]")
             for name, ratio in ratios.items()
         )
-        lines.append(f"prelude / {peer}: {text}")
+        equal, total = result.equal_ids[peer]
+        lines.append(f"prelude / {peer}: {text}; {equal} of {total} greedy tokens equal")
     return lines + [f"[yellow]skipped:[/] {peer}: {why}" for peer, why in result.skipped.items()]
 
 

@@ -196,6 +196,7 @@ class PeerRun(msgspec.Struct, frozen=True):
     turn: int
     version: str
     threads: int
+    cores: list[int]
     startup_s: float
     prefill_tok_s: float
     decode_tok_s: float
@@ -207,11 +208,15 @@ class PeerRun(msgspec.Struct, frozen=True):
 
 
 class PeerResult(msgspec.Struct, frozen=True, tag="peers", tag_field="benchmark"):
+    """``ratios`` say how many times faster Prelude was, by peer and phase, over pairs of equal
+    prompts; ``equal_ids`` how many greedy tokens agreed before the first that did not."""
+
     environment: Environment
     config: dict[str, Any]
     shape: dict[str, Any]
     runs: list[PeerRun]
     ratios: dict[str, dict[str, Interval]]
+    equal_ids: dict[str, tuple[int, int]]
     skipped: dict[str, str]
     version: int = RESULT_VERSION
 
