@@ -113,11 +113,13 @@ CASES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
 }
 
 
-def save_checkpoint(folder: Path, case: str, *, seed: int = 0, shard_size: str = "1GB") -> None:
+def save_checkpoint(
+    folder: Path, case: str, *, seed: int = 0, shard_size: str = "1GB", **changes: Any
+) -> None:
     """Write the case's checkpoint; biases and norms are random too, or they would prove nothing."""
     class_name, differences = CASES[case]
     torch.manual_seed(seed)
-    config = getattr(transformers, class_name)(**{**SHAPE, **differences})
+    config = getattr(transformers, class_name)(**{**SHAPE, **differences, **changes})
     model = transformers.AutoModelForCausalLM.from_config(config)
     with torch.no_grad():
         for parameter in model.parameters():

@@ -1,4 +1,4 @@
-"""Compiled programs: chosen by config, found in the cache, swapped in between steps, never fatal."""
+"""Compiled programs: chosen by config, kept in a cache, swapped in between steps, never fatal."""
 
 import logging
 from pathlib import Path
