@@ -40,6 +40,12 @@ class AttentionBackend(StrEnum):
     torch = "torch"
 
 
+class LinearBackend(StrEnum):
+    auto = "auto"
+    cpu = "cpu"
+    torch = "torch"
+
+
 class Policy(StrEnum):
     fcfs = "fcfs"
 
@@ -73,6 +79,7 @@ class RunnerConfig:
     device: Device = Device.auto  # auto: cuda where there is one, else cpu
     threads: int | None = None  # CPU compute threads; default: the cores this process may use
     max_seqs: int = 64  # slots: sequences that may be resident at once
+    linear: LinearBackend = LinearBackend.auto  # few rows; auto: cpu where it compiles, else torch
 
 
 @dataclass(slots=True)

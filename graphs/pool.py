@@ -13,6 +13,7 @@ from torch import Tensor
 from prelude.conf.schema import Capture, GraphsConfig
 from prelude.graphs.compiler import Compilation, LayerJob, has_cpp_compiler
 from prelude.graphs.layer_program import LayerProgram, load_layer, program_digest
+from prelude.kernels.build import default_cache_dir
 from prelude.models.decoder import DecoderLayer, run_layer
 from prelude.models.spec import ModelSpec
 from prelude.types.plan import ProgramCount
@@ -32,9 +33,9 @@ def choose_capture(config: GraphsConfig) -> Capture:
     return Capture.eager
 
 
-def default_cache_dir(config: GraphsConfig) -> Path:
-    """Where compiled programs are kept between starts."""
-    return Path(config.cache_dir or "~/.cache/prelude").expanduser()
+def cache_dir(config: GraphsConfig) -> Path:
+    """Where compiled programs and kernels are kept between starts."""
+    return Path(config.cache_dir).expanduser() if config.cache_dir else default_cache_dir()
 
 
 class LayerPrograms:
@@ -54,7 +55,7 @@ class LayerPrograms:
         self._total = 0
         if choose_capture(config) == Capture.eager:
             return
-        folder = default_cache_dir(config) / "programs"
+        folder = cache_dir(config) / "programs"
         for window in sorted(set(spec.windows)):
             self._total += 1
             digest = program_digest(spec, window, dtype, block_size, threads)

@@ -69,7 +69,7 @@ def select_backend(name: str = "auto", cache_dir: Path | None = None) -> str:
         _ACTIVE.use(name, attention_torch.append, attention_torch.attend)
         return name
     try:
-        backend = CpuAttention(cache_dir or default_cache_dir())
+        backend = CpuAttention(cache_dir or default_cache_dir() / "kernels")
     except CompileError as error:
         if name == "cpu":
             raise

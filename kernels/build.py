@@ -26,9 +26,9 @@ class CompileError(RuntimeError):
 
 
 def default_cache_dir() -> Path:
-    """Where compiled kernels are kept unless the caller names a folder."""
+    """Where what is compiled is kept unless the user names a folder."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "prelude" / "kernels"
+    return Path(base) / "prelude"
 
 
 def compile_library(source: Path, cache_dir: Path) -> Path:

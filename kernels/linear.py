@@ -49,7 +49,7 @@ def select_linear(name: str = "auto", cache_dir: Path | None = None) -> str:
         _ACTIVE.streamed = None
         return name
     try:
-        _ACTIVE.streamed = StreamedLinear(cache_dir or default_cache_dir())
+        _ACTIVE.streamed = StreamedLinear(cache_dir or default_cache_dir() / "kernels")
     except CompileError as error:
         if name == "cpu":
             raise

@@ -14,8 +14,9 @@ from prelude.cache.sizing import PoolSize, host_memory_bytes, size_pool
 from prelude.conf.schema import Config, Device, Dtype, LoadFormat
 from prelude.engine.core import EngineCore
 from prelude.engine.steplog import StepLog
-from prelude.graphs.pool import LayerPrograms, default_cache_dir
+from prelude.graphs.pool import LayerPrograms, cache_dir
 from prelude.kernels.attention import select_backend
+from prelude.kernels.linear import select_linear
 from prelude.models.decoder import Decoder
 from prelude.models.generation_config import read_eos_ids
 from prelude.models.loading import load_decoder, random_decoder
@@ -57,9 +58,9 @@ def build_engine(
         spec, folder = _spec(config)
         dtype = _dtype(config.model.dtype)
     with phase("building kernels"):
-        backend = select_backend(
-            config.attention.backend.value, default_cache_dir(config.graphs) / "kernels"
-        )
+        kernels = cache_dir(config.graphs) / "kernels"
+        attention = select_backend(config.attention.backend.value, kernels)
+        linear = select_linear(config.runner.linear.value, kernels)
     with phase("loading weights"):
         decoder = _decoder(config, spec, folder, dtype, device, progress)
     with phase("sizing cache"):
@@ -95,7 +96,7 @@ def build_engine(
         log=StepLog(Path(config.log.steps) if config.log.steps else None),
     )
     info = _info(config, spec, folder, dtype, device, size, eos_ids, phase.seconds)
-    _report(info, backend, threads, size, layout)
+    _report(info, attention, linear, threads, size, layout)
     return core, info
 
 
@@ -180,12 +181,17 @@ def _info(
     )
 
 
-def _report(info: EngineInfo, backend: str, threads: int, size: PoolSize, layout: KVLayout) -> None:
+def _report(
+    info: EngineInfo, attention: str, linear: str, threads: int, size: PoolSize, layout: KVLayout
+) -> None:
     gib = size.num_blocks * layout.block_bytes / 2**30
     logger.info(
-        "%s on %s (%s, %d threads, attention %s): context %d, %d KV blocks of %d (%.2f GiB, by %s)",
-        *(info.model_name, info.device, info.dtype, threads, backend, info.max_len),
-        *(info.num_blocks, info.block_size, gib, size.rule),
+        "%s on %s (%s, %d threads, attention %s, linear %s)",
+        *(info.model_name, info.device, info.dtype, threads, attention, linear),
+    )
+    logger.info(
+        "context %d, %d KV blocks of %d tokens (%.2f GiB, by %s)",
+        *(info.max_len, info.num_blocks, info.block_size, gib, size.rule),
     )
     phases = ", ".join(f"{name} {s:.2f}" for name, s in info.startup_s.items())
     logger.info("start-up seconds: %s; sum %.2f", phases, sum(info.startup_s.values()))

@@ -2,12 +2,13 @@
 
 import torch
 from torch import Tensor
-from torch.nn import functional
+
+from prelude.kernels import linear as kernel
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """``x [tokens, in] @ weight [out, in].T + bias [out]``, in the dtype of ``x``."""
-    return functional.linear(x, weight, bias)
+    return kernel.linear(x, weight, bias)
 
 
 def empty_weight(*shape: int, dtype: torch.dtype, device: torch.device) -> torch.nn.Parameter:
