@@ -1,10 +1,14 @@
 """Open and closed loops: who is sent when, how many at once, and how each request ends."""
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
+import pytest
+import uvloop
+
 from prelude.bench.connection import HttpClient
-from prelude.bench.load import Job, Load, LoopTimer, Sender
+from prelude.bench.load import Job, Load, Sender, WallTimer
 from tests.bench_server import Answer, Chunk, Clock, Handler, Server, event, stream_of, text
 
 LONG_S = 60.0
@@ -186,9 +190,23 @@ async def test_whole_answers() -> None:
     assert load.sent[0][1].output_tokens == 3
 
 
-async def test_the_loop_timer_does_not_return_early() -> None:
-    timer = LoopTimer()
-    due = timer.now() + 0.01
-    await timer.sleep_until(due)
-    assert timer.now() >= due
-    await timer.sleep_until(timer.now() - 1.0)
+@pytest.mark.parametrize("factory", [asyncio.new_event_loop, uvloop.new_event_loop])
+def test_the_timer_never_returns_early(factory: Callable[[], asyncio.AbstractEventLoop]) -> None:
+    async def sleep() -> None:
+        timer = WallTimer()
+        for milliseconds in (0.1, 0.7, 1.4, 3.5, -1.0):
+            due = timer.now() + milliseconds / 1e3
+            await timer.sleep_until(due)
+            assert timer.now() >= due
+
+    with asyncio.Runner(loop_factory=factory) as runner:
+        runner.run(sleep())
+
+
+def test_the_clock_is_finer_than_a_millisecond() -> None:
+    async def looks() -> set[float]:
+        timer = WallTimer()
+        return {timer.now() for _ in range(10)}
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        assert len(runner.run(looks())) > 1

@@ -89,3 +89,10 @@ def test_without_proc(monkeypatch: pytest.MonkeyPatch) -> None:
     environment = Observer(None).finish()
     assert environment.others_cpu_share is None
     assert environment.processes == []
+
+
+def test_keys_are_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    argv = ["prelude", "bench", "serve", "api_key=secret", "+api_key=secret", "model=a=b"]
+    monkeypatch.setattr(sys, "orig_argv", argv)
+    kept = Observer(None).finish().command
+    assert kept == ["prelude", "bench", "serve", "api_key=...", "+api_key=...", "model=a=b"]

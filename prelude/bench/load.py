@@ -3,6 +3,7 @@ loop (a fixed number in flight), bounded in count and in time.
 """
 
 import asyncio
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -18,14 +19,16 @@ class Timer(Protocol):
     async def sleep_until(self, time_s: float) -> None: ...
 
 
-class LoopTimer:
-    """The event loop's monotonic clock."""
+class WallTimer:
+    """The performance counter. An event loop's own clock will not do: uvloop's has a resolution
+    of a millisecond, stands still within a turn, and wakes sleepers early by as much."""
 
-    def __init__(self) -> None:
-        self.now = asyncio.get_running_loop().time
+    def now(self) -> float:
+        return time.perf_counter()
 
     async def sleep_until(self, time_s: float) -> None:
-        await asyncio.sleep(time_s - self.now())
+        while (left_s := time_s - time.perf_counter()) > 0.0:
+            await asyncio.sleep(left_s)
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,7 +48,7 @@ class Observer:
             others = max((times.busy_s - self._times.busy_s - ours_s) / total_s, 0.0)
         quiet_before = self._probe is None or self._probe.quiet.quiet
         return Environment(
-            command=list(sys.orig_argv),
+            command=[_without_secret(argument) for argument in sys.orig_argv],
             started_utc=self._utc.isoformat(timespec="seconds"),
             wall_s=wall_s,
             host_cpu=machine.host_cpu(),
@@ -76,3 +76,8 @@ class Observer:
         before = self._before.get(now.pid)
         used_s = now.cpu_s - (before.cpu_s if before is not None else 0.0)
         return Process(now.role, now.pid, now.cores, used_s, now.peak_rss_mib)
+
+
+def _without_secret(argument: str) -> str:
+    name, equals, _ = argument.partition("=")
+    return f"{name}=..." if equals and name.lstrip("+") == "api_key" else argument

@@ -18,7 +18,7 @@ from prelude.bench import machine
 from prelude.bench import result as results
 from prelude.bench.connection import HttpClient
 from prelude.bench.exchange import Exchange
-from prelude.bench.load import Job, Load, LoopTimer, Sender
+from prelude.bench.load import Job, Load, Sender, WallTimer
 from prelude.bench.metrics import report, samples_of
 from prelude.bench.observer import Observer
 from prelude.bench.probe import probe_apart
@@ -80,7 +80,7 @@ async def measure(config: ServeBenchConfig, probe: Probe | None) -> ServeResult:
         config.base_url,
         api_key=config.api_key,
         keepalive=config.keepalive,
-        clock=LoopTimer().now,
+        clock=time.perf_counter,
     )
     try:
         measured = await _measure(config, client, probe)
@@ -120,7 +120,7 @@ def _observer(config: ServeBenchConfig, probe: Probe | None) -> Observer:
 def _sender(config: ServeBenchConfig, client: HttpClient) -> Sender:
     return Sender(
         client,
-        LoopTimer(),
+        WallTimer(),
         stream=config.stream,
         request_timeout_s=config.request_timeout_s,
         duration_s=config.duration_s,
