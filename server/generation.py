@@ -64,6 +64,7 @@ class Generation:
         self._last_s: dict[int, float] = {}
         self._end_s: float | None = None
         self._prompt_only = prompt_only
+        self._interrupted = False
         self._n = params[0].n
         self._prompts = [
             _Prompt(services.client.submit(ids, one, cache_salt=cache_salt), ids)
@@ -91,10 +92,7 @@ class Generation:
         Raises ``ApiError`` when the engine refuses or fails the request.
         """
         while self._unfinished:
-            try:
-                events = await self._next_events()
-            except EngineDeadError as error:
-                raise self._gone(error) from error
+            events = await self._next_events()
             start_s = time.perf_counter()
             deltas = self._read(events)
             self._metrics.stream_seconds.inc(time.perf_counter() - start_s)
@@ -142,12 +140,15 @@ class Generation:
         }
 
     def interrupt(self) -> None:
-        """The server ends: the next ``next`` raises."""
-        error = EngineDeadError("the server is shutting down")
+        """The server ends: whoever waits in ``next``, or calls it again, gets the error."""
+        self._interrupted = True
+        for prompt in self._prompts:
+            prompt.stream.close()
+        wake = EngineDeadError("interrupted")
         if self._merged is not None:
-            self._merged.put_nowait(error)
+            self._merged.put_nowait(wake)
         else:
-            self._prompts[0].stream.put(error)
+            self._prompts[0].stream.put(wake)
 
     def close(self) -> None:
         """Abort what is unfinished and take stock. Idempotent."""
@@ -161,6 +162,15 @@ class Generation:
             self._take_stock()
 
     async def _next_events(self) -> list[TokenEvent]:
+        if not self._interrupted:
+            try:
+                return await self._receive()
+            except EngineDeadError as error:
+                if not self._interrupted:
+                    raise engine_gone(error) from error
+        raise retry_later("the server is shutting down", "shutdown")
+
+    async def _receive(self) -> list[TokenEvent]:
         if self._merged is None:
             return await self._prompts[0].stream.next_batch()
         item = await self._merged.get()
@@ -220,11 +230,6 @@ class Generation:
             prompt.logprobs = event.prompt_logprobs
         if event.timings is not None and prompt.timings is None:
             prompt.timings = event.timings
-
-    def _gone(self, error: EngineDeadError) -> ApiError:
-        if self._services.lifecycle.draining:
-            return retry_later("the server is shutting down", "shutdown")
-        return engine_gone(error)
 
     def _take_stock(self) -> None:
         assert self._end_s is not None

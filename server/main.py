@@ -57,7 +57,9 @@ def open_socket(host: str, port: int) -> socket.socket:
 
 def load_tokenizer(model: ModelConfig) -> Tokenizer:
     """The tokenizer that ``model`` names, by default the checkpoint's own."""
-    folder = resolve_model_path(model.tokenizer or model.path)
+    folder = Path(model.tokenizer or model.path).expanduser()
+    if not (folder / "tokenizer.json").is_file():
+        folder = resolve_model_path(model.tokenizer or model.path)
     template = Path(model.chat_template) if model.chat_template is not None else None
     return Tokenizer.load(folder, chat_template=template)
 
