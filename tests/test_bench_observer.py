@@ -59,6 +59,13 @@ def test_a_server_that_is_not_there() -> None:
         Observer(None, [2**22 + 1])
 
 
+def test_a_server_that_ends_meanwhile_is_left_out() -> None:
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
+        observer = Observer(None, [child.pid])
+        child.communicate(b"\n")
+    assert [process.pid for process in observer.finish().processes] == [os.getpid()]
+
+
 def test_an_idle_machine_is_quiet(times: list[machine.CpuTimes]) -> None:
     times += [idle(100.0, 1.0)] * 3 + [idle(200.0, 2.0)]
     environment = Observer(probe(True)).finish()

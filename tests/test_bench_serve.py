@@ -173,6 +173,12 @@ async def test_something_else_answers(models: Answer) -> None:
             await measure(config(server), None)
 
 
+async def test_a_server_that_does_not_answer() -> None:
+    async with Server(exact, models=Answer(hang=True)).running() as server:
+        with pytest.raises(ConnectionError, match=r"no answer .* in 0\.05 s"):
+            await measure(config(server, request_timeout_s=0.05), None)
+
+
 async def test_a_failing_warm_up_ends_the_run() -> None:
     with pytest.raises(ConnectionError, match="warm-up request failed: http_500 oops"):
         await measured(lambda _: Answer(status=500, body=b"oops"))

@@ -72,7 +72,8 @@ def family(pids: Iterable[int], proc: Path = PROC) -> list[int]:
             continue
         found.append(pid)
         for task in (proc / str(pid) / "task").glob("*/children"):
-            queue += [int(child) for child in task.read_text().split()]
+            with contextlib.suppress(OSError):  # it has ended meanwhile
+                queue += [int(child) for child in task.read_text().split()]
     return found
 
 

@@ -1,5 +1,6 @@
 """Records the circumstances of a measurement while it runs, and says whether they were quiet."""
 
+import contextlib
 import os
 import sys
 import time
@@ -31,6 +32,8 @@ class Observer:
         self._pids = list(pids)
         self._load = machine.load_average()
         self._utc = datetime.now(UTC)
+        for pid in self._pids:
+            machine.process(pid, "server")
         self._before = {process.pid: process for process in self._processes()}
         self._times = machine.cpu_times()
         self._children_s = machine.children_cpu_s()
@@ -67,10 +70,12 @@ class Observer:
     def _processes(self) -> list[Process]:
         if machine.cpu_times() is None:
             return []
-        servers = [pid for pid in machine.family(self._pids) if pid != os.getpid()]
-        return [machine.process(os.getpid(), "benchmark")] + [
-            machine.process(pid, "server") for pid in servers
-        ]
+        found = [machine.process(os.getpid(), "benchmark")]
+        for pid in machine.family(self._pids):
+            if pid != os.getpid():
+                with contextlib.suppress(ValueError):  # a server may end during the run
+                    found.append(machine.process(pid, "server"))
+        return found
 
     def _since_start(self, now: Process) -> Process:
         before = self._before.get(now.pid)

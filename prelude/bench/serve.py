@@ -92,7 +92,7 @@ async def measure(config: ServeBenchConfig, probe: Probe | None) -> ServeResult:
 async def _measure(config: ServeBenchConfig, client: HttpClient, probe: Probe | None) -> Measured:
     workload = Workload(config)
     drafts = workload.drafts()
-    model = config.model or await _first_model(client)
+    model = config.model or await _first_model(client, config.request_timeout_s)
     jobs = render(drafts, config, model, client)
     await _warm_up(config, client, render(workload.warmup(), config, model, client))
     sender = _sender(config, client)
@@ -127,10 +127,15 @@ def _sender(config: ServeBenchConfig, client: HttpClient) -> Sender:
     )
 
 
-async def _first_model(client: HttpClient) -> str:
+async def _first_model(client: HttpClient, timeout_s: float) -> str:
     exchange = Exchange(stream=False)
     try:
-        await client.send(client.render("GET", "/models"), exchange)
+        async with asyncio.timeout(timeout_s):
+            await client.send(client.render("GET", "/models"), exchange)
+    except TimeoutError:
+        raise ConnectionError(
+            f"base_url: no answer to GET /models in {timeout_s:g} s; is the server ready?"
+        ) from None
     except OSError as error:
         raise ConnectionError(f"base_url: no server answers there ({error})") from None
     try:
