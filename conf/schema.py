@@ -77,7 +77,7 @@ class RunnerConfig:
     """Where and how wide the model runs."""
 
     device: Device = Device.auto  # auto: cuda where there is one, else cpu
-    threads: int | None = None  # CPU compute threads; default: the cores this process may use
+    threads: int | None = None  # CPU compute threads; default: all cores, one for a tiny model
     max_seqs: int = 64  # slots: sequences that may be resident at once
     linear: LinearBackend = LinearBackend.auto  # few rows; auto: cpu where it compiles, else torch
 

@@ -29,6 +29,8 @@ logger = logging.getLogger(__name__)
 
 Progress = Callable[[str, float], None]
 
+_ONE_CORE_BYTES = 32 * 2**20
+
 
 class _Phases:
     """Wall seconds of each phase of the start; their sum is the whole."""
@@ -52,11 +54,11 @@ def build_engine(
     Raises ``ValueError`` with what to change where the configuration cannot be met."""
     phase = _Phases(progress)
     device = _device(config.runner.device)
-    threads = config.runner.threads or len(os.sched_getaffinity(0))
-    torch.set_num_threads(threads)
     with phase("reading config"):
         spec, folder = _spec(config)
         dtype = _dtype(config.model.dtype)
+        threads = config.runner.threads or _num_threads(spec)
+        torch.set_num_threads(threads)
     with phase("building kernels"):
         kernels = cache_dir(config.graphs) / "kernels"
         attention = select_backend(config.attention.backend.value, kernels)
@@ -98,6 +100,12 @@ def build_engine(
     info = _info(config, spec, folder, dtype, device, size, eos_ids, phase.seconds)
     _report(info, attention, linear, threads, size, layout)
     return core, info
+
+
+def _num_threads(spec: ModelSpec) -> int:
+    """All cores, but one for a model that fits into a core's caches: its steps are so short that
+    meeting at barriers costs more than it wins, and the server keeps a core to itself."""
+    return 1 if spec.weight_bytes("float32") < _ONE_CORE_BYTES else len(os.sched_getaffinity(0))
 
 
 def _device(device: Device) -> torch.device:
