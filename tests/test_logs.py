@@ -1,20 +1,10 @@
 """Logging goes to stderr, at the level asked for, and libraries stay quiet."""
 
 import logging
-from collections.abc import Iterator
 
 import pytest
 
 from prelude.logs import configure_logging
-
-
-@pytest.fixture(autouse=True)
-def restored() -> Iterator[None]:
-    root, ours = logging.getLogger(), logging.getLogger("prelude")
-    before = root.handlers[:], root.level, ours.level
-    yield
-    root.handlers[:], root.level = before[0], before[1]
-    ours.setLevel(before[2])
 
 
 def test_our_records_from_the_level_on(capsys: pytest.CaptureFixture[str]) -> None:
