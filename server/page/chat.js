@@ -69,7 +69,7 @@ function showText(target, text) {
   target.replaceChildren();
   text.split(/^```[^\n]*\n?/m).forEach((piece, n) => {
     if (n % 2) element("code", "", element("pre", "", target)).textContent = piece.replace(/\n$/, "");
-    else target.append(n ? piece.replace(/^\n/, "") : piece);
+    else target.append(piece.replace(n ? /^\n+/ : /^$/, "").replace(/\n+$/, "\n"));
   });
 }
 
@@ -102,6 +102,7 @@ class AnswerView {
   finish(usage, timings, note) {
     this.waiting.remove();
     this.root.classList.remove("busy");
+    if (this.summary) this.summary.textContent = "Thoughts";
     const parts = [];
     if (usage) parts.push(`${usage.completion_tokens} tokens`);
     if (timings?.tokens_per_second) parts.push(`${timings.tokens_per_second.toFixed(1)} tokens/s`);
@@ -157,7 +158,8 @@ async function answer() {
     cancelAnimationFrame(painting);
     running = null;
     setBusy(false);
-    if (content) mine.push({ role: "assistant", content: splitThought(content)[1].trim() });
+    const said = splitThought(content)[1].trim();
+    if (said) mine.push({ role: "assistant", content: said });
     else mine.pop(); // an unanswered question would break the order of roles
   }
 }
