@@ -27,7 +27,7 @@ def uniform(seeds: Tensor, index: Tensor, purpose: int) -> Tensor:
     arithmetic wraps alike on every device, so the numbers do too.
     """
     state = _mix(seeds + _GOLDEN)
-    state = _mix(state + _GOLDEN * (purpose + 1))
+    state = _mix(state + _signed(_GOLDEN * (purpose + 1)))
     state = _mix(state + _GOLDEN * (index + 1))
     return (_shift(state, 41).to(torch.float32) + 0.5) * 2.0**-23
 
@@ -36,6 +36,11 @@ def _mix(x: Tensor) -> Tensor:
     x = (x ^ _shift(x, 30)) * _MIX_1
     x = (x ^ _shift(x, 27)) * _MIX_2
     return x ^ _shift(x, 31)
+
+
+def _signed(x: int) -> int:
+    """The 64-bit two's complement that tensor arithmetic would have wrapped to."""
+    return (x + 2**63) % 2**64 - 2**63
 
 
 def _shift(x: Tensor, bits: int) -> Tensor:
