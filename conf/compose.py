@@ -75,14 +75,14 @@ def compose(
     overrides = parse_overrides(lines)
     repo = _repository(config_dirs)
     chosen = [override for override in overrides if _is_choice(command, override)]
+    assigned = [override for override in overrides if not _is_choice(command, override)]
     for override in chosen:
         _resolve_choice(command, repo, override)
     tree, origins = _merge_files(command, repo, chosen)
     keys = {key.name: key for key in list_keys(command.schema)}
     names = [*keys, *command.groups]
-    for override in overrides:
-        if override not in chosen:
-            _apply(tree, override, keys, names, origins)
+    for override in assigned:
+        _apply(tree, override, keys, names, origins)
     for name, value in values.items():
         _assign(tree, name, value, keys, names)
         origins[name] = "argument"

@@ -108,6 +108,8 @@ def test_mapping_and_lines_give_the_same() -> None:
 
 def test_last_override_wins() -> None:
     assert load_config(["server.port=1", "server.port=2"]).server.port == 2
+    assert load_config(["model=tiny", "model=demo"]).model == load_config().model
+    assert load_config(["preset=latency", "preset=balanced"]) == load_config()
 
 
 def test_keys_beat_presets_and_presets_beat_groups() -> None:
