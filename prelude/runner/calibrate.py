@@ -11,10 +11,11 @@ from prelude.kernels.attention import AttentionMeta
 from prelude.models.decoder import Decoder
 from prelude.types.prices import PriceTable
 
-_SIZES = (1, 4, 16, 64, 256)
+_SIZES = (1, 16, 64, 4, 256)  # weight reading, the bend, arithmetic; then what time allows
+_NEEDED = 3
 _PATIENCE_S = 1.0
 _CONTEXT = 512
-_REPEATS = 3
+_REPEATS = 4
 _LONG_MS = 100.0
 
 
@@ -22,12 +23,12 @@ _LONG_MS = 100.0
 def measure_prices(
     decoder: Decoder, kv: list[Tensor], block_size: int, device: torch.device
 ) -> PriceTable:
-    """Time forwards of growing size on the dummy block until a second has gone; larger steps are
-    priced by extrapolation."""
+    """Time forwards of a few sizes on the dummy block, more of them while a second has not gone;
+    larger steps are priced by extrapolation."""
     points: list[tuple[int, float]] = []
     start = time.perf_counter()
     for size in _SIZES:
-        if points and time.perf_counter() - start > _PATIENCE_S:
+        if len(points) >= _NEEDED and time.perf_counter() - start > _PATIENCE_S:
             break
         points.append((size, _timed_ms(partial(_forward, decoder, kv, block_size, size, size))))
     one_ms = points[0][1]
@@ -56,22 +57,20 @@ def _forward(decoder: Decoder, kv: list[Tensor], block_size: int, count: int, ct
 
 
 def _timed_ms(run: Callable[[], None]) -> float:
-    """Best of up to ``_REPEATS`` runs after one to warm up, fewer where a run is long."""
+    """Best of up to ``_REPEATS`` runs, fewer where a run is long."""
     times_ms: list[float] = []
-    for _ in range(_REPEATS + 1):
+    while len(times_ms) < _REPEATS and sum(times_ms) < _LONG_MS:
         start = time.perf_counter()
         run()
         times_ms.append((time.perf_counter() - start) * 1e3)
-        if sum(times_ms) > _LONG_MS and len(times_ms) > 1:
-            break
-    return min(times_ms[1:])
+    return min(times_ms)
 
 
 def _rising(points: list[tuple[int, float]]) -> tuple[tuple[int, float], ...]:
     """More tokens never cost less: noise in a short measurement must not say so."""
     best = 0.0
     rising = []
-    for size, ms in points:
+    for size, ms in sorted(points):
         best = max(best, ms)
         rising.append((size, best))
     return tuple(rising)

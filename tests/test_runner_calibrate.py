@@ -1,0 +1,29 @@
+"""First prices are measured on the model itself, few and rising."""
+
+from pathlib import Path
+
+from prelude.runner.calibrate import _rising, measure_prices
+from tests.model_samples import BLOCK, CPU, kv_pool, load, save_checkpoint
+
+
+def test_a_model_is_priced_from_one_token_to_many(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path, "qwen3")
+    decoder = load(tmp_path)
+    kv = kv_pool(decoder.spec, 4)
+    before = [layer[1:].clone() for layer in kv]
+    prices = measure_prices(decoder, kv, BLOCK, CPU)
+    sizes = [size for size, _ in prices.points]
+    assert sizes[0] == 1
+    assert {1, 16, 64} <= set(sizes)
+    assert prices.step_ms(64, 1, 0, 0) >= prices.step_ms(1, 1, 0, 0) > 0
+    # Measuring writes to the dummy block and to no other.
+    assert all((now[1:] == then).all() for now, then in zip(kv, before, strict=True))
+
+
+def test_noise_never_makes_more_tokens_cheaper() -> None:
+    assert _rising([(1, 2.0), (64, 5.0), (16, 1.0), (4, 3.0)]) == (
+        (1, 2.0),
+        (4, 3.0),
+        (16, 3.0),
+        (64, 5.0),
+    )
