@@ -60,7 +60,9 @@ def test_a_bundle_is_the_trained_model_in_transformers(tmp_path: Path) -> None:
     targets = tokens.roll(-1, dims=1)
     logits = theirs(tokens).logits
     expected = nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="sum")
-    loss = ours(tokens, targets, torch.ones_like(tokens))
+    weights = torch.full(tokens.shape, 0.5)
+    weighted, loss = ours(tokens, targets, weights, torch.ones_like(tokens))
+    torch.testing.assert_close(weighted, 0.5 * loss)
     torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-3)
     text = (tmp_path / "out" / "tokenizer_config.json").read_text()
     assert "PreTrainedTokenizerFast" in text and "local" not in text
@@ -73,11 +75,10 @@ def test_documents_in_a_row_do_not_see_each_other() -> None:
     documents = (torch.arange(40) // 20 + 1)[None]
     targets = tokens.roll(-1, dims=1)
     targets[0, [19, 39]] = -1
-    packed = model(tokens, targets, documents)
+    packed = model(tokens, targets, torch.ones(1, 40), documents)[0]
     ones = torch.ones(1, 20, dtype=torch.long)
-    alone = sum(
-        model(tokens[:, part], targets[:, part], ones) for part in (slice(20), slice(20, 40))
-    )
+    parts = (slice(20), slice(20, 40))
+    alone = sum(model(tokens[:, p], targets[:, p], ones.float(), ones)[0] for p in parts)
     torch.testing.assert_close(packed, alone, rtol=1e-5, atol=1e-3)
 
 

@@ -16,10 +16,14 @@ MISSES = 6  # dialogues that fit nowhere before a batch counts as full
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """``tokens``, ``targets`` (-1: no loss) and ``documents``, all int64 [rows, length]."""
+    """``tokens``, ``targets`` and ``documents`` int64, ``weights`` float32, all [rows, length].
+
+    Where there is no loss the target is -1 and the weight 0.
+    """
 
     tokens: Tensor
     targets: Tensor
+    weights: Tensor
     documents: Tensor
 
     @property
@@ -35,10 +39,11 @@ class Rows:
         self.used = [0] * rows
         self.tokens = np.zeros((rows, length), dtype=np.int64)
         self.targets = np.full((rows, length), -1, dtype=np.int64)
+        self.weights = np.zeros((rows, length), dtype=np.float32)
         self.documents = np.zeros((rows, length), dtype=np.int64)
         self.count = 0
 
-    def add(self, ids: list[int], learnt: list[bool]) -> bool:
+    def add(self, ids: list[int], learnt: list[float]) -> bool:
         size = len(ids)
         row = next((i for i, used in enumerate(self.used) if used + size <= self.length), None)
         if row is None:
@@ -47,14 +52,15 @@ class Rows:
         self.count += 1
         self.tokens[row, used : used + size] = ids
         # The target of a position is the next token, if the model is to say that one.
-        wanted = np.where(learnt[1:], ids[1:], -1)
+        self.weights[row, used : used + size - 1] = learnt[1:]
+        wanted = np.where(np.array(learnt[1:]) > 0, ids[1:], -1)
         self.targets[row, used : used + size - 1] = wanted
         self.documents[row, used : used + size] = self.count
         self.used[row] += size
         return True
 
     def batch(self) -> Batch:
-        arrays = (self.tokens, self.targets, self.documents)
+        arrays = (self.tokens, self.targets, self.weights, self.documents)
         return Batch(*(torch.from_numpy(array) for array in arrays))
 
 
@@ -73,7 +79,7 @@ def conversations(encoder: Encoder, rng: Random, level: float, rows: int, length
     while filled.count < rows:
         wanted = rng.randint(length // 4, length - 1)
         turns: tuple[Turn, ...] = ()
-        kept: tuple[list[int], list[bool]] | None = None
+        kept: tuple[list[int], list[float]] | None = None
         while True:
             problem = tasks.training_problem(rng, level)
             if turns and problem.turns[0].role == "system":

@@ -127,7 +127,7 @@ class Transformers:
     def answer_loss(self, problem: Problem) -> tuple[float, int]:
         """Summed negative log likelihood and number of the learnt tokens, working included."""
         ids, learnt = self.encoder.dialogue(problem)
-        wanted = torch.tensor(learnt[1:])
+        wanted = torch.tensor(learnt[1:]) > 0
         logits = self.model(torch.tensor([ids])).logits[0, :-1][wanted]
         targets = torch.tensor(ids[1:])[wanted]
         loss = torch.nn.functional.cross_entropy(logits, targets, reduction="sum")

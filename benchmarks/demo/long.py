@@ -78,7 +78,7 @@ def sort_easy(rng: Random, level: float) -> Problem:
 def counting_problem(rng: Random, words: list[str]) -> Problem:
     text = "".join(words)
     letter = rng.choice(text) if rng.random() < 0.85 else rng.choice("abcdefghijklmnopqrstuvwxyz")
-    count, lines = 0, []
+    count, lines = 0, [letter]
     for symbol in text:
         count += symbol == letter
         lines.append(f"{symbol} {'yes' if symbol == letter else 'no'} {count}")
@@ -105,10 +105,10 @@ def count_easy(rng: Random, level: float) -> Problem:
 
 
 def sum_problem(rng: Random, terms: int) -> Problem:
-    cap = 2 * 99 // terms
-    numbers = [rng.randint(1, min(40, cap)) for _ in range(terms)]
-    while sum(numbers) > 99:
-        numbers[rng.randrange(terms)] = rng.randint(1, 9)
+    while True:
+        numbers = rng.sample(range(1, min(40, 180 // terms) + 1), terms)
+        if sum(numbers) <= 99:
+            break
     running, lines, keys = numbers[0], [], []
     for number in numbers[1:]:
         keys.append(sum_key(running, number))
@@ -122,7 +122,7 @@ def sum_problem(rng: Random, terms: int) -> Problem:
 
 
 def sum_steps(rng: Random, level: float) -> Problem:
-    """Three to ten numbers with a total of at most 99, by a running total."""
+    """Three to ten different numbers with a total of at most 99, by a running total."""
     return sum_problem(rng, rng.randint(3, 6 + round(4 * level)))
 
 

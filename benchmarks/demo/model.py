@@ -94,7 +94,7 @@ class Layer(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Loss of packed rows: ``tokens`` and ``targets`` [rows, length], -1 where no loss counts."""
+    """Loss of packed rows, all arguments [rows, length]; targets are -1 where no loss counts."""
 
     cos: Tensor
     sin: Tensor
@@ -112,14 +112,16 @@ class Decoder(nn.Module):
                 nn.init.normal_(parameter, std=0.5 * parameter.shape[1] ** -0.5)
         nn.init.normal_(self.embed_tokens.weight, std=0.02)
 
-    def forward(self, tokens: Tensor, targets: Tensor, documents: Tensor) -> Tensor:
-        """Summed cross entropy; a token attends to earlier ones with its document id only."""
+    def forward(
+        self, tokens: Tensor, targets: Tensor, weights: Tensor, documents: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Summed cross entropy, weighted and plain; attention stays within a document id."""
         length = tokens.shape[1]
         causal = torch.ones(length, length, dtype=torch.bool).tril()
         mask = (causal & (documents[:, :, None] == documents[:, None, :]))[:, None]
         x = self.embed_tokens(tokens)
         for layer in self.layers:
             x = layer(x, self.cos[:length], self.sin[:length], mask)
-        wanted = self.norm(x).flatten(0, 1)
-        logits = F.linear(wanted, self.embed_tokens.weight)
-        return F.cross_entropy(logits, targets.flatten(), ignore_index=-1, reduction="sum")
+        logits = F.linear(self.norm(x).flatten(0, 1), self.embed_tokens.weight)
+        losses = F.cross_entropy(logits, targets.flatten(), ignore_index=-1, reduction="none")
+        return (losses * weights.flatten()).sum(), losses.detach().sum()

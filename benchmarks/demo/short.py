@@ -99,7 +99,10 @@ def yes_no(rng: Random, level: float) -> Problem:
         thing = rng.choice(lex.CATEGORIES[true_kind])
         kind = true_kind if rng.random() < 0.5 else rng.choice(list(lex.CATEGORIES))
         truth = thing in lex.CATEGORIES[kind]
-        key, question = f"yesno:{thing}:{kind}", f"Is {article(thing)} {article(kind)}?"
+        forms = ("Is {} {}?", "Is {} a kind of {}?", "Would you call {} {}?", "{}: is it {}?")
+        phrasing = rng.randrange(len(forms))
+        nouns = (article(thing), kind if phrasing == 1 else article(kind))
+        key, question = f"yesno:{thing}:{kind}:{phrasing}", forms[phrasing].format(*nouns)
     elif form in ("even", "odd"):
         number = rng.randrange(1, 1000)
         truth = (number % 2 == 0) == (form == "even")

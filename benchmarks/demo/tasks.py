@@ -39,10 +39,10 @@ TASKS: dict[str, Generator] = {**SHORT, **THINKING, **EASY, **LISTS, **CHAT}
 
 # Relative frequency of dialogues once the curriculum has ended.
 MIX: dict[str, float] = {
-    "fact": 5, "yes_no": 6, "arithmetic": 8, "times": 3, "spell": 5, "echo": 4, "json": 4,
-    "convert": 5, "addition": 8, "sort": 8, "count": 7, "sum": 5, "addition_direct": 2,
-    "sort_direct": 1, "count_direct": 2, "sum_direct": 2, "continue": 4, "range": 3,
-    "recall": 4, "followup": 3, "persona": 1.5, "unknown": 1.5,
+    "fact": 5, "yes_no": 8, "arithmetic": 14, "times": 3, "spell": 3, "echo": 5, "json": 3,
+    "convert": 5, "addition": 9, "sort": 9, "count": 8, "sum": 6, "addition_direct": 2,
+    "sort_direct": 1, "count_direct": 2, "sum_direct": 2, "continue": 4, "range": 4,
+    "recall": 3, "followup": 4, "persona": 1.5, "unknown": 1,
 }  # fmt: skip
 # At the start: copying and look-up in short lines, from which the rest is built.
 WARM_UP: dict[str, float] = {

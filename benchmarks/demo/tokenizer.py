@@ -125,14 +125,18 @@ class Encoder:
     def encode(self, text: str) -> list[int]:
         return list(self.backend.encode(text, add_special_tokens=False).ids)
 
-    def dialogue(self, problem: Problem) -> tuple[list[int], list[bool]]:
-        """Token ids and, for each, whether the model is to learn to say it."""
+    def dialogue(self, problem: Problem) -> tuple[list[int], list[float]]:
+        """Token ids and the weight of each in the loss: 0 for what the model is not to say.
+
+        A reply of n tokens weighs the square root of n, so that a long working, mostly copied,
+        does not drown the two or three tokens of a short answer.
+        """
         ids: list[int] = []
-        learnt: list[bool] = []
+        learnt: list[float] = []
         for text, wanted in segments(problem):
             piece = self.cached(text) if len(text) < 40 and not wanted else self.encode(text)
             ids += piece
-            learnt += [wanted] * len(piece)
+            learnt += [len(piece) ** -0.5 if wanted else 0.0] * len(piece)
         return ids, learnt
 
 

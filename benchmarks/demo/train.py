@@ -31,7 +31,7 @@ from benchmarks.demo.tokenizer import Encoder, build
 LENGTH, CHAT_LENGTH = 256, 1024
 CHAT_EVERY, CHAT_FROM = 12, 800
 WARM_UP, RAMP_FROM, RAMP_TO = 100, 250, 900
-SAVE_EVERY, REPORT_EVERY = 250, 25
+SAVE_EVERY, REPORT_EVERY = 100, 25
 EMA = 0.997
 logger = logging.getLogger(__name__)
 
@@ -122,14 +122,14 @@ class Trainer:
         """One optimizer step; returns the mean loss per learnt token over all workers."""
         options = self.options
         batch = batch_for(options, self.encoder, self.step, self.rank)
-        loss = self.loss(batch.tokens, batch.targets, batch.documents)
+        loss, plain = self.loss(batch.tokens, batch.targets, batch.weights, batch.documents)
         loss.backward()
-        totals = torch.tensor([loss.item(), batch.num_targets])
+        totals = torch.tensor([plain.item(), batch.num_targets, batch.weights.sum().item()])
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
         if options.workers > 1:
             all_reduce([*gradients, totals])
         for gradient in gradients:
-            gradient.div_(totals[1])
+            gradient.div_(totals[2])
         factor = rate(self.step, options.steps, options.decay)
         self.optimizer.step(options.muon_rate * factor, options.adam_rate * factor)
         self.model.zero_grad()
@@ -145,9 +145,9 @@ class Trainer:
         """Mean loss per answer token of the running average on the fixed held-out batches."""
         current = {n: p.detach().clone() for n, p in self.model.named_parameters()}
         self.model.load_state_dict(self.average)
-        total = sum(float(self.model(b.tokens, b.targets, b.documents)) for b in self.checks)
+        losses = [self.model(b.tokens, b.targets, b.weights, b.documents)[1] for b in self.checks]
         self.model.load_state_dict(current)
-        return total / sum(batch.num_targets for batch in self.checks)
+        return float(sum(losses)) / sum(batch.num_targets for batch in self.checks)
 
     def record(self, losses: list[float], seconds: float) -> None:
         line: dict[str, float] = {
