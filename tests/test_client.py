@@ -16,8 +16,9 @@ from prelude.engine.core import EngineCore
 from prelude.runner.fake import FakeRunner
 from prelude.types.plan import Plan, StepOutput
 from prelude.types.request import SamplingParams, TokenEvent
-from prelude.types.wire import EngineInfo
+from prelude.types.wire import WIRE_VERSION, EngineInfo, Ready
 from tests.engines import VOCAB, expected, make_core
+from tests.fakes import scripted_client
 from tests.model_samples import save_checkpoint
 
 INFO = EngineInfo("fake", "fake", "cpu", "float32", 128, VOCAB, [0], 63, 4, 8, {})
@@ -53,6 +54,18 @@ async def test_a_stream_ends_after_the_last_choice(client: EngineClient) -> None
     ends = [event.index for event in events if event.finish_reason]
     assert sorted(ends) == [0, 1, 2]
     assert await stream.next_batch() == []
+
+
+async def test_a_finished_stream_is_forgotten_without_being_closed(client: EngineClient) -> None:
+    assert len([event async for event in client.submit([1], greedy(3))]) == 3
+    assert client.num_streams == 0
+
+
+async def test_an_engine_of_another_version_is_refused() -> None:
+    client, transport = scripted_client()
+    transport.say(Ready(INFO, version=WIRE_VERSION + 1))
+    with pytest.raises(EngineDeadError, match="version"):
+        await client.wait_ready()
 
 
 async def test_closing_a_stream_aborts_the_request(client: EngineClient) -> None:

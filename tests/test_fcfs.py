@@ -104,6 +104,11 @@ def test_prefill_moves_by_a_minimum_even_without_time_left() -> None:
     assert rows(plan(view, step_ms=0.5))[1] == (100, 4)
 
 
+def test_prefill_moves_even_where_decodes_fill_the_token_budget() -> None:
+    view = View(running=[decoding(i, 9) for i in range(6)], waiting=[Seq(6, 50)])
+    assert rows(plan(view, max_step_tokens=4))[6] == (0, 4)
+
+
 def test_only_one_chunk_a_step_is_granted_beyond_the_budget() -> None:
     view = View(running=[decoding(0, 9), Seq(1, 300, 100, 25)], waiting=[Seq(2, 50), Seq(3, 50)])
     assert set(rows(plan(view, step_ms=0.5))) == {0, 1}

@@ -76,9 +76,9 @@ class Composer:
         return self.prices.step_ms(sums.tokens, sums.rows, sums.ctx, sums.pairs)
 
     def chunk(self, start: int, pending: int, at_least: int = 0) -> int:
-        """Most new tokens from ``start`` that both budgets still allow, but ``at_least`` (capped
-        by what is pending and by the token budget) whatever the milliseconds say."""
-        limit = min(pending, self.config.max_step_tokens - self.sums.tokens)
+        """Most new tokens from ``start`` that both budgets still allow, but ``at_least`` (or all
+        that is pending) whatever they say."""
+        limit = min(pending, max(self.config.max_step_tokens - self.sums.tokens, at_least))
         low, high = min(at_least, limit), limit
         while low < high:
             middle = (low + high + 1) // 2

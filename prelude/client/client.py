@@ -13,6 +13,7 @@ from typing import Literal, Protocol, Self
 
 from prelude.types.request import Request, SamplingParams, TokenEvent
 from prelude.types.wire import (
+    WIRE_VERSION,
     Abort,
     EngineInfo,
     EngineStats,
@@ -74,10 +75,12 @@ class Stream:
                 if events:
                     self._queue.put_nowait(item)
                     break
-                self._unfinished = 0
+                self.close()
                 raise item
             events.append(item)
             self._unfinished -= item.finish_reason is not None
+        if not self._unfinished:
+            self._client.forget(self.request.uid, abort=False)
         return events
 
     async def __aiter__(self) -> AsyncIterator[TokenEvent]:
@@ -178,7 +181,12 @@ class EngineClient:
                 for event in events:
                     if (stream := self._streams.get(event.uid)) is not None:
                         stream.put(event)
-            case Ready(info):
+            case Ready(info, version):
+                if version != WIRE_VERSION:
+                    raise EngineDeadError(
+                        f"the engine speaks version {version} of the wire, not {WIRE_VERSION}: "
+                        "restart the server with one version of prelude"
+                    )
                 self.info = info
                 self.state = "ready"
                 self._started.set()
