@@ -16,7 +16,7 @@ import torch
 from benchmarks.peers import compare, worker
 from benchmarks.peers.checkpoint import INITIALIZER_RANGE, checkpoint, shape_of
 from benchmarks.peers.prelude_peer import PreludeEngine
-from benchmarks.peers.task import Ids, Task, measure
+from benchmarks.peers.task import MARK, Ids, Task, measure
 from benchmarks.peers.transformers_peer import TransformersEngine
 from prelude.bench.result import PeerResult, PeerRun, decode, encode
 from tests.bench_results import PROBE, peer_run
@@ -124,13 +124,15 @@ def arguments(tmp_path: Path, *extra: str) -> argparse.Namespace:
 
 def finished(run: dict[str, Any], returncode: int = 0) -> Any:
     def process(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
-        out = f"progress\n{json.dumps(run)}\n" if run else ""
+        out = f"progress\n{MARK}{json.dumps(run)}\nafterwards\n" if run else "last words"
         return subprocess.CompletedProcess(command, returncode, stdout=out)
 
     return process
 
 
-def test_a_worker_is_read_by_its_last_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worker_is_read_by_its_marked_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run = {**measured()[0], "cores": [0]}
     monkeypatch.setattr(subprocess, "run", finished(run))
     runner = compare.Runner(arguments(tmp_path), tmp_path)
@@ -139,12 +141,13 @@ def test_a_worker_is_read_by_its_last_line(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_a_worker_that_failed_is_not_asked_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(subprocess, "run", finished({}, returncode=3))
     runner = compare.Runner(arguments(tmp_path), tmp_path)
     assert runner.run("transformers", TASK) is None
     assert "status 3" in runner.skipped["transformers"]
+    assert "last words" in capsys.readouterr().err
     monkeypatch.setattr(subprocess, "run", None)
     assert runner.run("transformers", TASK) is None
 
@@ -166,6 +169,13 @@ def test_vllm_is_used_where_its_interpreter_is(tmp_path: Path) -> None:
     other = compare.Runner(arguments(tmp_path, "--vllm-python", sys.executable), tmp_path)
     assert other._python("vllm") == sys.executable
     assert compare.environment_of("vllm")["VLLM_CPU_KVCACHE_SPACE"] == "2"
+
+
+def test_peers_default_to_what_there_is(tmp_path: Path) -> None:
+    base = ["--cache", str(tmp_path)]
+    assert compare.parse(base).peers == ["transformers"]
+    assert compare.parse([*base, "--vllm-python", "python"]).peers == ["transformers", "vllm"]
+    assert compare.parse([*base, "--peers", "vllm"]).peers == ["vllm"]
 
 
 @pytest.mark.parametrize("option", ["--turns", "--repeats", "--threads", "--streams"])
@@ -247,7 +257,7 @@ def test_a_comparison_end_to_end(
         engine, task = command[3], Task(**json.loads(command[5]))
         order.append(engine)
         run = {**measured(task)[0], "engine": engine, "cores": [0]}
-        return subprocess.CompletedProcess(command, 0, stdout=json.dumps(run))
+        return subprocess.CompletedProcess(command, 0, stdout=MARK + json.dumps(run))
 
     monkeypatch.setattr(subprocess, "run", process)
     monkeypatch.setattr(compare, "probe_apart", lambda *_: PROBE)

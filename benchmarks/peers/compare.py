@@ -18,7 +18,7 @@ from typing import Any
 import msgspec
 
 from benchmarks.peers.checkpoint import checkpoint, shape_of
-from benchmarks.peers.task import Task
+from benchmarks.peers.task import MARK, Task
 from prelude.bench import machine
 from prelude.bench.observer import Observer
 from prelude.bench.probe import probe_apart
@@ -47,7 +47,7 @@ class Runner:
         if python is None:
             self.skipped[engine] = "not installed; see benchmarks/README.md"
             return None
-        overrides = self._args.override if engine == OURS else []
+        overrides = {OURS: self._args.override, "vllm": self._args.vllm_override}.get(engine, [])
         command = [python, "-m", "benchmarks.peers.worker", engine, str(self._folder)]
         command += [task.dumps(), *overrides]
         print(f"turn {task.turn}: {engine}", file=sys.stderr, flush=True)
@@ -64,9 +64,10 @@ class Runner:
             self.skipped[engine] = f"not done in --max-s {self._args.max_s:g} seconds"
             return None
         if done.returncode:
+            print(done.stdout[-4000:], file=sys.stderr)  # some engines log to stdout
             self.skipped[engine] = f"ended with status {done.returncode}; its words are above"
             return None
-        return msgspec.json.decode(done.stdout.splitlines()[-1], type=PeerRun)
+        return read_run(done.stdout)
 
     def _python(self, engine: str) -> str | None:
         if engine == "vllm":
@@ -74,6 +75,12 @@ class Runner:
             return str(path) if path is not None and path.exists() else None
         module = "prelude" if engine == OURS else engine
         return sys.executable if importlib.util.find_spec(module) is not None else None
+
+
+def read_run(stdout: str) -> PeerRun:
+    """The run that a worker printed, whatever its engine printed before and after."""
+    (line,) = [line for line in stdout.splitlines() if line.startswith(MARK)]
+    return msgspec.json.decode(line.removeprefix(MARK), type=PeerRun)
 
 
 def environment_of(engine: str) -> dict[str, str]:
@@ -109,7 +116,9 @@ def compare(args: argparse.Namespace) -> PeerResult:
                 raise RuntimeError(f"{OURS}: {runner.skipped[OURS]}")
     return PeerResult(
         environment=observer.finish(),
-        config=asdict(task) | {"turns": args.turns, "override": args.override},
+        config=asdict(task)
+        | {"turns": args.turns, "override": args.override}
+        | {"vllm_override": args.vllm_override},
         shape=shape_of(args.shape),
         runs=runs,
         ratios={peer: ratios(runs, peer) for peer in args.peers if peer not in runner.skipped},
@@ -161,7 +170,12 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     cores = len(machine.my_cores())
     parser.add_argument("--shape", default="qwen3_0_6b", help="a model=NAME with random weights")
     parser.add_argument("--cache", type=Path, required=True, help="folder for the weights")
-    parser.add_argument("--peers", nargs="+", choices=["transformers", "vllm"], required=True)
+    parser.add_argument(
+        "--peers",
+        nargs="+",
+        choices=["transformers", "vllm"],
+        help="default: transformers, and vllm where --vllm-python is given",
+    )
     parser.add_argument("--turns", type=int, default=2, help="of each engine")
     parser.add_argument("--repeats", type=int, default=3, help="timed runs in a turn")
     parser.add_argument("--threads", type=int, default=cores)
@@ -173,8 +187,13 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--max-s", type=float, default=900.0, help="limit of one turn")
     parser.add_argument("--vllm-python", type=Path, help="interpreter of vLLM's environment")
     parser.add_argument("--override", action="append", default=[], help="of our configuration")
+    parser.add_argument(
+        "--vllm-override", action="append", default=[], help="argument of vLLM's LLM as NAME=JSON"
+    )
     parser.add_argument("--result", help="file for the result")
     args = parser.parse_args(argv)
+    if args.peers is None:
+        args.peers = ["transformers"] + ["vllm"] * (args.vllm_python is not None)
     for name in ("turns", "repeats", "threads", "prefill", "prompt", "decode", "streams"):
         if getattr(args, name) < 1:
             parser.error(f"--{name} must be at least 1")

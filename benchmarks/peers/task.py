@@ -15,6 +15,8 @@ from random import Random
 from typing import Any, Protocol
 
 Ids = list[int]
+# Begins the one line of a worker's output that is its result.
+MARK = "peer run: "
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""One engine in one process: build it, do the task, print the run as the last line.
+"""One engine in one process: build it, do the task, print the run as one line.
 
 ``python -m benchmarks.peers.worker ENGINE FOLDER TASK [OVERRIDE ...]``, with the task as JSON. It
 is started by ``compare`` with the interpreter of the engine's own environment.
@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks.peers.task import Engine, Task, measure
+from benchmarks.peers.task import MARK, Engine, Task, measure
 
 
 def build(name: str) -> Callable[[Path, Task, list[str]], Engine]:
@@ -48,7 +48,7 @@ def main() -> None:
         run = measure(engine, task, startup_s)
     finally:
         engine.close()
-    print(json.dumps({**run, "cores": cores}), flush=True)
+    print(MARK + json.dumps({**run, "cores": cores}), flush=True)
 
 
 def pin(threads: int) -> list[int]:
