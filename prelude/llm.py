@@ -8,6 +8,7 @@ from typing import Any
 
 from prelude.conf.load import load_config
 from prelude.engine.build import build_engine
+from prelude.engine.progress import progress_bar
 from prelude.text.choice import ChoiceText
 from prelude.text.logprobs import LogprobEntry
 from prelude.text.tokenizer import Tokenizer
@@ -52,7 +53,8 @@ class LLM:
 
     def __init__(self, model: str | Path = "demo", **overrides: Any) -> None:
         self.config = load_config({"model.path": str(model), **overrides})
-        self._core, self.info = build_engine(self.config)
+        with progress_bar() as report:
+            self._core, self.info = build_engine(self.config, report)
         template = self.config.model.chat_template
         folder = Path(self.config.model.tokenizer or self.info.model_path)
         self.tokenizer = Tokenizer.load(folder, chat_template=Path(template) if template else None)

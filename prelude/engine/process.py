@@ -1,5 +1,6 @@
 """Entry of the engine process: build the engine, say how far it is, serve until told to stop."""
 
+import gc
 import logging
 import multiprocessing as mp
 import os
@@ -10,6 +11,7 @@ import zmq
 
 from prelude.conf.schema import Config
 from prelude.engine.loop import run_loop
+from prelude.engine.progress import progress_bar
 from prelude.types.wire import (
     Failed,
     FromEngine,
@@ -74,7 +76,15 @@ def engine_main(config: Config, to_engine: str, from_engine: str) -> None:
     try:
         from prelude.engine.build import build_engine
 
-        core, info = build_engine(config, lambda *step: channel.send(Progress(*step)))
+        with progress_bar() as draw:
+
+            def report(phase: str, fraction: float) -> None:
+                draw(phase, fraction)
+                channel.send(Progress(phase, fraction))
+
+            core, info = build_engine(config, report)
+        gc.collect()
+        gc.freeze()  # what start-up made stays: collections during steps need not look at it
         channel.send(Ready(info))
         run_loop(core, channel)
         core.close()
