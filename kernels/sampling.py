@@ -6,6 +6,8 @@ the batch. Every reduction here works row by row for the same reason. All logits
 [rows, vocab]; results of sampling are int64 [rows].
 """
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -16,7 +18,7 @@ PURPOSE_RESAMPLE = 2  # redrawing after a rejected one
 _GOLDEN = 0x9E3779B97F4A7C15 - 2**64
 _MIX_1 = 0xBF58476D1CE4E5B9 - 2**64
 _MIX_2 = 0x94D049BB133111EB - 2**64
-_NUM_CANDIDATES = 512  # highest logits looked at before a row's whole vocabulary is sorted
+_CANDIDATES = (512, 8192, 2**62)  # highest logits looked at, until they hold all that is kept
 
 
 def uniform(seeds: Tensor, index: Tensor, purpose: int) -> Tensor:
@@ -69,14 +71,24 @@ def filtered(
     """
     is_greedy = temperature == 0
     scaled = logits.float() / torch.where(is_greedy, 1.0, temperature)[:, None]
-    ids = draw(filter_logits(scaled, top_k, top_p, min_p), uniform(seeds, index, PURPOSE_SAMPLE))
-    return torch.where(is_greedy, greedy(logits), ids)
+    u = uniform(seeds, index, PURPOSE_SAMPLE)
+    ids = greedy(logits) if bool(is_greedy.any()) else torch.empty_like(seeds)
+    cut = _Cut.find(scaled, top_k, top_p, min_p, ~is_greedy)
+    if cut.near_rows.numel():
+        ids[cut.near_rows] = cut.draw_near(u)
+    rows = (~is_greedy).index_fill(0, cut.near_rows, False).nonzero().squeeze(-1)
+    if rows.numel():
+        kept = _mask_below(_take(scaled, rows), _take(cut.limits, rows))
+        ids[rows] = draw(kept, _take(u, rows))
+    return ids
 
 
 def draw(logits: Tensor, u: Tensor) -> Tensor:
     """Inverse CDF in vocabulary order of softmax(logits) at u [rows] in (0, 1)."""
-    cdf = torch.softmax(logits, dim=-1).cumsum(dim=-1, dtype=torch.float64)
-    target = u.to(torch.float64)[:, None] * cdf[:, -1:]
+    cdf = torch.softmax(logits, dim=-1).cumsum(dim=-1)
+    total = cdf[:, -1:]
+    # Rounded up to the total, the target would lie behind the last token that may be drawn.
+    target = torch.minimum(u[:, None] * total, torch.nextafter(total, torch.zeros_like(total)))
     ids = torch.searchsorted(cdf, target, right=True).squeeze(-1)
     return ids.clamp_(max=logits.shape[-1] - 1)
 
@@ -87,42 +99,88 @@ def filter_logits(logits: Tensor, top_k: Tensor, top_p: Tensor, min_p: Tensor) -
     The same sets as transformers' warpers, but tokens tied with the last one kept are kept too.
     ``logits`` are divided by temperature already.
     """
-    vocab = logits.shape[-1]
-    keep_above = torch.full_like(top_p, -torch.inf, dtype=logits.dtype)
-    rows = ((top_k > 0) & (top_k < vocab) | (top_p < 1)).nonzero().squeeze(-1)
-    for num_candidates in (min(_NUM_CANDIDATES, vocab), vocab):
-        if not rows.numel():
-            break
-        limits, done = _nucleus(logits[rows], top_k[rows], top_p[rows], num_candidates)
-        keep_above[rows] = limits
-        rows = rows[~done]
-    highest = logits.amax(dim=-1)
-    keep_above = torch.maximum(keep_above, highest + min_p.to(logits.dtype).log())
-    return logits.masked_fill(logits < keep_above[:, None], -torch.inf)
+    everyone = torch.ones_like(top_k, dtype=torch.bool)
+    return _mask_below(logits, _Cut.find(logits, top_k, top_p, min_p, everyone).limits)
 
 
-def _nucleus(
-    logits: Tensor, top_k: Tensor, top_p: Tensor, num_candidates: int
-) -> tuple[Tensor, Tensor]:
-    """Lowest logit that top-k and then top-p keep, judged by the highest ``num_candidates``.
+def _mask_below(logits: Tensor, limits: Tensor) -> Tensor:
+    if not bool(limits.isfinite().any()):
+        return logits
+    return logits.masked_fill(logits < limits[:, None], -torch.inf)
 
-    Returns (limits [rows], done [rows] bool); done is False where more candidates are needed.
+
+def _take(x: Tensor, rows: Tensor) -> Tensor:
+    """x[rows], without a copy where ``rows`` (ascending) are all of them."""
+    return x if rows.numel() == x.shape[0] else x[rows]
+
+
+class _Cut(NamedTuple):
+    """Where the filters cut each row: tokens below ``limits`` [rows] are excluded.
+
+    For most rows all that is kept is among the few highest logits: those rows are ``near``, and
+    drawn without another pass over the vocabulary.
     """
-    vocab = logits.shape[-1]
-    best, ids = logits.topk(num_candidates, dim=-1)
+
+    limits: Tensor
+    near_rows: Tensor  # [near] int64
+    near_logits: Tensor  # [near, candidates], descending
+    near_ids: Tensor  # [near, candidates]
+
+    @classmethod
+    def find(
+        cls, logits: Tensor, top_k: Tensor, top_p: Tensor, min_p: Tensor, wanted: Tensor
+    ) -> "_Cut":
+        vocab = logits.shape[-1]
+        limits = logits.amax(dim=-1) + min_p.to(logits.dtype).log()
+        rows = (wanted & ((top_k > 0) & (top_k < vocab) | (top_p < 1))).nonzero().squeeze(-1)
+        if not rows.numel():
+            return cls(limits, rows, logits[:0], rows)
+        near: list[Tensor] = []
+        for num_candidates in _CANDIDATES:
+            subset = _take(logits, rows)
+            best, ids = subset.topk(min(num_candidates, vocab), dim=-1)
+            lowest, known = _lowest_kept(best, subset, top_k[rows], top_p[rows])
+            done = rows[known]
+            limits[done] = torch.maximum(limits[done], lowest[known])
+            near = near or [done, best[known], ids[known]]
+            rows = rows[~known]
+            if not rows.numel():
+                break
+        return cls(limits, *near)
+
+    def draw_near(self, u: Tensor) -> Tensor:
+        """Ids of the near rows, at u [rows]."""
+        ids, order = self.near_ids.sort(dim=-1)
+        kept = _mask_below(self.near_logits.gather(1, order), self.limits[self.near_rows])
+        return ids.gather(1, draw(kept, u[self.near_rows])[:, None]).squeeze(-1)
+
+
+def _lowest_kept(
+    best: Tensor, logits: Tensor, top_k: Tensor, top_p: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Lowest logit that top-k and then top-p keep, judged by ``best`` [rows, candidates], the
+    highest of ``logits`` [rows, vocab] in descending order.
+
+    Returns (limits [rows], known [rows] bool); where not known, the kept tokens may not all be
+    among the candidates, and limits are too high or too low.
+    """
+    vocab, num_candidates = logits.shape[-1], best.shape[-1]
     k = torch.where(top_k > 0, top_k, vocab).clamp(max=vocab).to(torch.int64)
     kth = best.gather(1, k.clamp(max=num_candidates)[:, None] - 1)
-    kth = torch.where((k >= vocab)[:, None], -torch.inf, kth)
-    probs = torch.softmax(logits.masked_fill(logits < kth, -torch.inf), dim=-1)
-    best_probs = probs.gather(1, ids).to(torch.float64)
-    mass = best_probs.cumsum(dim=-1)
+    within = k <= num_candidates
+    kth = torch.where(within[:, None], kth, -torch.inf)
+    probs = torch.softmax(best.masked_fill(best < kth, -torch.inf), dim=-1).to(torch.float64)
+    # Without top-k, candidates hold a share of the probability: the best one's two values tell it.
+    share = torch.softmax(logits, dim=-1).amax(dim=-1) / probs[:, 0]
+    probs = probs * torch.where(within, 1.0, share)[:, None]
+    mass = probs.cumsum(dim=-1)
     # A token stays while the mass of those before it is below top_p: at least the first does.
-    kept = ((mass - best_probs) < top_p[:, None]).sum(dim=-1).clamp(min=1)
+    kept = ((mass - probs) < top_p[:, None]).sum(dim=-1).clamp(min=1)
     limits = torch.maximum(best.gather(1, kept[:, None] - 1), kth).squeeze(-1)
     limits = torch.where(top_p < 1, limits, kth.squeeze(-1))
-    enough = (top_p >= 1) | (mass[:, -1] >= top_p) | (k <= num_candidates)
-    done = enough & ((k <= num_candidates) | (k >= vocab))
-    return limits, done | (num_candidates == vocab)
+    enough = within | ((k == vocab) & (mass[:, -1] >= top_p))
+    ties_beyond = (best[:, -1] >= limits) & (num_candidates < vocab)
+    return limits, enough & ~ties_beyond
 
 
 def penalize(
