@@ -29,7 +29,9 @@ async def completions(request: Request) -> Response:
     services.check_model(body.model)
     engine = services.engine()
     include_usage = wants_usage(body)
-    prompts = await encode_prompts(services.tokenizer, body)
+    prompts = await encode_prompts(
+        services.tokenizer, body, limit=services.config.batcher.max_waiting // max(body.n or 1, 1)
+    )
     params = [
         sampling_params(body, services.defaults, check_fits(len(ids), engine.max_len, "prompt"))
         for _, ids in prompts

@@ -90,8 +90,10 @@ class FieldChecker:
             return msgspec.json.decode(body, type=kind)
         except msgspec.DecodeError as error:
             raise from_msgspec(error) from error
-        except UnicodeDecodeError as error:
-            raise ApiError(400, "the body is not valid UTF-8", code="invalid_json") from error
+        except (UnicodeDecodeError, RecursionError) as error:
+            raise ApiError(
+                400, f"the body is not valid JSON: {error}", code="invalid_json"
+            ) from error
 
     def _check_others(self, others: Mapping[str, msgspec.Raw]) -> None:
         for name in others:

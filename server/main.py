@@ -23,6 +23,7 @@ logger = logging.getLogger(__name__)
 # What a client that stops reading can make us buffer; the kernel's own choice is megabytes.
 _SEND_BUFFER_BYTES = 64 * 1024
 _BACKLOG = 2048
+_KEEP_ALIVE_S = 65  # longer than the minute that proxies and clients keep idle connections
 _CONNECTIONS_S = 5  # for connections to close once every stream has ended
 
 
@@ -110,6 +111,8 @@ def make_server(app: Starlette, config: Config) -> DrainingServer:
             log_config=None,
             access_log=False,
             server_header=False,
+            backlog=_BACKLOG,
+            timeout_keep_alive=_KEEP_ALIVE_S,
             timeout_graceful_shutdown=_CONNECTIONS_S,
         ),
         app.state.services.lifecycle,

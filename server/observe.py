@@ -50,7 +50,7 @@ class ObserveMiddleware:
 
 
 def _log(scope: Scope, status: int, seconds: float) -> None:
-    quiet = scope["path"].startswith(_QUIET) and status < 500
+    quiet = scope["path"].startswith(_QUIET) and status != 500
     level = logging.DEBUG if quiet else logging.INFO
     if not logger.isEnabledFor(level):
         return

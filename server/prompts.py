@@ -51,13 +51,16 @@ async def encode_chat(tokenizer: Tokenizer, body: ChatRequest | TokenizeRequest)
 
 
 async def encode_prompts(
-    tokenizer: Tokenizer, body: CompletionRequest
+    tokenizer: Tokenizer, body: CompletionRequest, limit: int
 ) -> list[tuple[str | None, list[int]]]:
     """Every prompt as (its text, where it was text; its ids): one string, one list of ids, or a
-    list of either. Raises ``ApiError``."""
+    list of up to ``limit`` of either. Raises ``ApiError``."""
     special = body.add_special_tokens is not False
     found: list[tuple[str | None, list[int]]] = []
-    for param, prompt in _prompts(body.prompt):
+    prompts = _prompts(body.prompt)
+    if len(prompts) > limit:
+        raise invalid("prompt", f"{len(prompts)} prompts are more than the queue holds ({limit})")
+    for param, prompt in prompts:
         if isinstance(prompt, str):
             text = prompt
             ids = await off_loop(len(text), lambda text=text: tokenizer.encode(text, special))  # type: ignore[misc]

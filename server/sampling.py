@@ -11,6 +11,8 @@ from prelude.server.protocol import ChatRequest, CompletionRequest, GenerationFi
 from prelude.text.files import read_json
 from prelude.types.request import MAX_TOP_LOGPROBS, SamplingParams
 
+_MAX_STOPS = 32  # every one is searched for in every token's text, on the event loop
+
 _DEFAULTED = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
 _PASSED = (
     "n",
@@ -54,7 +56,7 @@ def sampling_params(
     for name, default in defaults.values.items():
         values[name] = default if values[name] is None else values[name]
     values["max_tokens"] = _max_tokens(fields, defaults, room)
-    values["stop"] = (fields.stop,) if isinstance(fields.stop, str) else tuple(fields.stop or ())
+    values["stop"] = _stops(fields)
     values["stop_token_ids"] = tuple(fields.stop_token_ids or ())
     values["logprobs"] = _logprobs(fields)
     if isinstance(fields, CompletionRequest) and fields.echo:
@@ -63,6 +65,13 @@ def sampling_params(
         return SamplingParams(**{name: v for name, v in values.items() if v is not None})
     except ValueError as error:
         raise from_value_error(error) from error
+
+
+def _stops(fields: GenerationFields) -> tuple[str, ...]:
+    stops = (fields.stop,) if isinstance(fields.stop, str) else tuple(fields.stop or ())
+    if len(stops) > _MAX_STOPS:
+        raise invalid("stop", f"must be at most {_MAX_STOPS} strings")
+    return stops
 
 
 def _max_tokens(fields: GenerationFields, defaults: SamplingDefaults, room: int) -> int:

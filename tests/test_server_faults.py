@@ -173,7 +173,7 @@ async def test_the_real_queue_limit() -> None:
         await server.until(lambda: server.client.num_streams == 1)
         late = asyncio.create_task(server.chat(n=3))
         await server.until(lambda: server.client.num_streams == 2)
-        gate.allow(1)  # the engine reads its messages between two steps
+        gate.allow(2)  # the engine reads between two steps and answers after the next
         refused = await late
         assert refused.status_code == 429
         assert refused.headers["retry-after"] == "1"

@@ -104,7 +104,18 @@ def test_fields_of_the_other_route_are_unknown_here() -> None:
 
 
 @pytest.mark.parametrize(
-    "data", [b"", b"nope", b"[1]", b'"x"', b"\xff\xfe", b'{"messages": "\xff"}']
+    "data",
+    [
+        b"",
+        b"nope",
+        b"[1]",
+        b'"x"',
+        b"\xff\xfe",
+        b'{"messages": "\xff"}',
+        b'{"messages": [], "model": "\\ud800"}',
+        b'{"messages": ' + b"[" * 100_000,
+        b'{"messages": ' + b"[" * 10_000 + b"]" * 10_000 + b"}",
+    ],
 )
 def test_broken_bodies(data: bytes) -> None:
     with pytest.raises(ApiError) as caught:

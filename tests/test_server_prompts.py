@@ -20,7 +20,7 @@ async def chat(*messages: Any, **fields: Any) -> str:
 
 
 async def prompts(prompt: Any, **fields: Any) -> list[tuple[str | None, list[int]]]:
-    return await encode_prompts(metaspace(), CompletionRequest(prompt=prompt, **fields))
+    return await encode_prompts(metaspace(), CompletionRequest(prompt=prompt, **fields), 4)
 
 
 async def test_a_conversation_ends_with_the_assistants_turn() -> None:
@@ -126,6 +126,7 @@ async def test_special_tokens_can_be_left_out() -> None:
         ([["x"]], "prompt.0"),
         ([[True]], "prompt.0"),
         ([1, 2.5], "prompt.0"),
+        (["x"] * 5, "prompt"),
     ],
 )
 async def test_bad_prompts_are_located(prompt: Any, param: str) -> None:
@@ -136,7 +137,7 @@ async def test_bad_prompts_are_located(prompt: Any, param: str) -> None:
 
 async def test_an_empty_text_without_special_tokens_is_no_prompt() -> None:
     with pytest.raises(ApiError, match="must not be empty"):
-        await encode_prompts(byte_level(), CompletionRequest(prompt=""))
+        await encode_prompts(byte_level(), CompletionRequest(prompt=""), 4)
     assert (await prompts(""))[0][1] == [1]  # the beginning-of-text token is a prompt
 
 

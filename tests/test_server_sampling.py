@@ -111,6 +111,7 @@ def test_the_refusal_says_the_numbers() -> None:
         ({"top_p": 0.0}, "top_p"),
         ({"n": 0}, "n"),
         ({"stop": [""]}, "stop"),
+        ({"stop": ["x"] * 33}, "stop"),
         ({"min_tokens": 5, "max_tokens": 4}, "min_tokens"),
         ({"logit_bias": {1: 300.0}}, "logit_bias"),
         ({"seed": 2**70}, "seed"),
