@@ -6,6 +6,7 @@ from pathlib import Path
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
+from starlette.requests import ClientDisconnect
 from starlette.routing import Route
 
 from prelude.client.client import EngineClient, EngineDeadError
@@ -13,7 +14,14 @@ from prelude.conf.schema import Config
 from prelude.server import routes
 from prelude.server.chat import chat_completions
 from prelude.server.completions import completions
-from prelude.server.errors import ApiError, on_api_error, on_bug, on_engine_dead, on_http_error
+from prelude.server.errors import (
+    ApiError,
+    on_api_error,
+    on_bug,
+    on_client_gone,
+    on_engine_dead,
+    on_http_error,
+)
 from prelude.server.fields import FieldChecker
 from prelude.server.lifecycle import Lifecycle
 from prelude.server.metrics import Metrics
@@ -26,7 +34,7 @@ from prelude.text.tokenizer import Tokenizer
 def build_app(client: EngineClient, tokenizer: Tokenizer, config: Config) -> Starlette:
     """The HTTP front of one engine. ``app.state.services`` holds what the routes share; its
     ``lifecycle`` is what a server drains."""
-    model_name = config.model.name or Path(config.model.path).name
+    model_name = config.model.name or Path(config.model.path).expanduser().resolve().name
     metrics = Metrics(client, model_name)
     app = Starlette(
         routes=_routes(),
@@ -35,6 +43,7 @@ def build_app(client: EngineClient, tokenizer: Tokenizer, config: Config) -> Sta
             ApiError: on_api_error,
             HTTPException: on_http_error,
             EngineDeadError: on_engine_dead,
+            ClientDisconnect: on_client_gone,
             Exception: on_bug,
         },
     )

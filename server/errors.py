@@ -15,6 +15,7 @@ from starlette.responses import Response
 from prelude.client.client import EngineDeadError
 
 RETRY_AFTER_S = 1
+CLIENT_CLOSED = 499  # for the access log and the metrics: nobody is there to read it
 
 _TYPES = {
     400: "invalid_request_error",
@@ -129,6 +130,11 @@ async def on_http_error(request: Request, error: Exception) -> Response:
 async def on_engine_dead(request: Request, error: Exception) -> Response:
     assert isinstance(error, EngineDeadError)
     return engine_gone(error).response()
+
+
+async def on_client_gone(request: Request, error: Exception) -> Response:
+    """The client left while it was still sending; nobody reads this."""
+    return Response(status_code=CLIENT_CLOSED)
 
 
 async def on_bug(request: Request, error: Exception) -> Response:

@@ -10,6 +10,8 @@ import msgspec
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from prelude.server.errors import CLIENT_CLOSED
+
 logger = logging.getLogger(__name__)
 
 _GOOD_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
@@ -32,7 +34,7 @@ class ObserveMiddleware:
         request_id = given if _GOOD_ID.fullmatch(given) else uuid.uuid4().hex
         scope.setdefault("state", {})["request_id"] = request_id
         start_s = time.monotonic()
-        status = 499  # unless a response begins: the client left first
+        status = CLIENT_CLOSED  # unless a response begins
 
         async def send_with_id(message: Message) -> None:
             nonlocal status

@@ -10,15 +10,13 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from prelude.server.errors import invalid
+from prelude.server.errors import CLIENT_CLOSED, invalid
 from prelude.server.generation import Generation
 from prelude.server.protocol import GenerationFields
 from prelude.server.services import Services
 from prelude.server.sse import DONE, SSEResponse, disconnected
 from prelude.text.choice import TextDelta
 from prelude.text.logprobs import LogprobEntry
-
-_CLIENT_CLOSED = 499  # nobody reads it; the access log does
 
 
 @dataclass(slots=True)
@@ -136,7 +134,7 @@ async def _whole(request: Request, generation: Generation, reply: Reply) -> Resp
     try:
         await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
         if not work.done():
-            return Response(status_code=_CLIENT_CLOSED)
+            return Response(status_code=CLIENT_CLOSED)
         body = reply.body(work.result())
     finally:
         work.cancel()

@@ -252,6 +252,21 @@ async def test_a_client_that_stops_reading_is_dropped() -> None:
         peer.close()
 
 
+async def test_a_client_that_leaves_within_its_body_is_no_bug(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with serving() as server:
+        host, port = server.url.removeprefix("http://").split(":")
+        _, writer = await asyncio.open_connection(host, int(port))
+        writer.write(b"POST /tokenize HTTP/1.1\r\nhost: x\r\ncontent-length: 99\r\n\r\n{")
+        await writer.drain()
+        writer.close()
+        counted = f'route="/tokenize",status="{499}"}} 1.0'
+        while counted not in (await server.http.get("/metrics")).text:
+            pass
+        assert not [record for record in caplog.records if record.levelname == "ERROR"]
+
+
 async def test_draining_lets_streams_finish_and_refuses_new_ones() -> None:
     async with scripted() as (server, transport):
         task = asyncio.create_task(open_stream(server))
