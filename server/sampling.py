@@ -44,6 +44,8 @@ class SamplingDefaults:
             value = stated if stated is not None else checkpoint.get(name)
             if value is not None:
                 values[name] = value
+        if checkpoint.get("do_sample") is False:
+            values.setdefault("temperature", 0.0)  # its authors want it decoded greedily
         return cls(values, config.max_tokens)
 
 

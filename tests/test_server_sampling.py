@@ -83,6 +83,14 @@ def test_a_checkpoint_without_defaults(tmp_path: Path) -> None:
     assert SamplingDefaults.load(SamplingConfig(), tmp_path) == NO_DEFAULTS
 
 
+def test_a_checkpoint_that_does_not_sample_is_greedy(tmp_path: Path) -> None:
+    (tmp_path / "generation_config.json").write_text('{"do_sample": false}')
+    assert chat(defaults=SamplingDefaults.load(SamplingConfig(), tmp_path)).is_greedy
+    warm = SamplingDefaults.load(SamplingConfig(temperature=0.7), tmp_path)
+    assert chat(defaults=warm).temperature == 0.7
+    assert chat(defaults=warm, temperature=1.0).temperature == 1.0
+
+
 def test_max_completion_tokens_comes_first() -> None:
     assert chat(max_tokens=5, max_completion_tokens=7).max_tokens == 7
 

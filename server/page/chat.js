@@ -5,27 +5,40 @@ const log = $("log");
 let conversation = []; // {role, content}, as the API takes them
 let running = null; // AbortController of the answer being written
 
-// Settings live in this browser only.
-for (const [id, initial] of [["system", ""], ["temperature", "0.7"], ["limit", ""]]) {
-  $(id).value = localStorage.getItem(id) ?? initial;
+// Settings live in this browser only; what was never set is left to the server.
+const SETTINGS = { system: "", temperature: "", limit: "" };
+
+function showSettings() {
+  for (const id in SETTINGS) $(id).value = localStorage.getItem(id) ?? SETTINGS[id];
+  showTemperature();
+}
+
+function showTemperature() {
+  const value = localStorage.getItem("temperature");
+  $("temperature-value").textContent = value === null ? "the model's own" : Number(value).toFixed(1);
+}
+
+for (const id in SETTINGS) {
   $(id).addEventListener("input", () => {
     localStorage.setItem(id, $(id).value);
     showTemperature();
   });
 }
 
-function showTemperature() {
-  $("temperature-value").textContent = Number($("temperature").value).toFixed(1);
-}
+$("reset").addEventListener("click", () => {
+  for (const id in SETTINGS) localStorage.removeItem(id);
+  showSettings();
+});
 
 function requestBody() {
   const system = $("system").value.trim();
   const body = {
     messages: [...(system ? [{ role: "system", content: system }] : []), ...conversation],
-    temperature: Number($("temperature").value),
     stream: true,
     stream_options: { include_usage: true },
   };
+  const temperature = localStorage.getItem("temperature");
+  if (temperature !== null) body.temperature = Number(temperature);
   if ($("limit").value) body.max_tokens = Number($("limit").value);
   return body;
 }
@@ -225,7 +238,7 @@ async function showModel() {
   $("model").textContent = (await response.json()).data[0].id;
 }
 
-showTemperature();
+showSettings();
 showState();
 showModel();
 $("prompt").focus();
