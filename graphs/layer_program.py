@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._C._aoti import AOTIModelPackageLoader
 from torch.export import Dim
 
 from prelude.models.decoder import DecoderLayer
@@ -66,14 +67,15 @@ def compile_layer(
         torch._inductor.aoti_compile_and_package(exported, package_path=str(path))
 
 
-def load_layer(path: Path) -> "LayerProgram":
-    return LayerProgram(torch._inductor.aoti_load_package(str(path)).loader)
-
-
 class LayerProgram:
-    """A loaded package. Call it like ``prelude.models.decoder.run_layer``."""
+    """A package, loaded. Call it like ``prelude.models.decoder.run_layer``.
 
-    def __init__(self, loader: Any) -> None:
+    Raises ``RuntimeError`` if ``path`` is no package of this torch. ``aoti_load_package`` is not
+    used because it imports the whole compiler, for seconds, to call this same loader.
+    """
+
+    def __init__(self, path: Path) -> None:
+        loader = AOTIModelPackageLoader(str(path), "model", False, 1, -1)
         self._run: Callable[[list[Tensor]], list[Tensor]] = loader.run
         self._weights: dict[DecoderLayer, list[Tensor]] = {}
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from prelude.conf.schema import Capture, GraphsConfig
 from prelude.graphs.compiler import Compilation, LayerJob, has_cpp_compiler
-from prelude.graphs.layer_program import LayerProgram, load_layer, program_digest
+from prelude.graphs.layer_program import LayerProgram, program_digest
 from prelude.kernels.build import default_cache_dir
 from prelude.models.decoder import DecoderLayer, run_layer
 from prelude.models.spec import ModelSpec
@@ -103,7 +103,7 @@ class LayerPrograms:
         if not path.exists():
             return False
         try:
-            self._ready[window] = load_layer(path)
+            self._ready[window] = LayerProgram(path)
         except RuntimeError as error:
             logger.warning("%s cannot be loaded (%s); it will be compiled again", path, error)
             path.unlink()

@@ -9,6 +9,7 @@ from typing import Any
 from prelude.conf.load import load_config
 from prelude.engine.build import build_engine
 from prelude.engine.progress import progress_bar
+from prelude.models.paths import resolve_model_path
 from prelude.text.choice import ChoiceText
 from prelude.text.logprobs import LogprobEntry
 from prelude.text.tokenizer import Tokenizer
@@ -56,7 +57,7 @@ class LLM:
         with progress_bar() as report:
             self._core, self.info = build_engine(self.config, report)
         template = self.config.model.chat_template
-        folder = Path(self.config.model.tokenizer or self.info.model_path)
+        folder = resolve_model_path(self.config.model.tokenizer or self.info.model_path)
         self.tokenizer = Tokenizer.load(folder, chat_template=Path(template) if template else None)
         self._uids = itertools.count()
 

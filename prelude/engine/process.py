@@ -12,6 +12,7 @@ import zmq
 from prelude.conf.schema import Config
 from prelude.engine.loop import run_loop
 from prelude.engine.progress import progress_bar
+from prelude.logs import configure_logging
 from prelude.types.wire import (
     Failed,
     FromEngine,
@@ -69,9 +70,7 @@ def engine_main(config: Config, to_engine: str, from_engine: str) -> None:
     signals belong to the parent, which asks for shutdown in its own time."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    logging.basicConfig(
-        level=config.log.level, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
+    configure_logging(config.log.level)
     channel = ZmqChannel(to_engine, from_engine)
     try:
         from prelude.engine.build import build_engine
