@@ -37,6 +37,7 @@ def environment(*, quiet: bool = True, probe: Probe | None = PROBE) -> Environme
         memory_gib=16.0,
         accelerators=[],
         versions={"python": "3.11.7"},
+        variables={"OMP_NUM_THREADS": "2"},
         load_before=(0.1, 0.2, 0.3),
         load_after=(0.4, 0.5, 0.6),
         others_cpu_share=0.01 if quiet else 0.6,

@@ -118,6 +118,14 @@ def test_versions_are_those_installed() -> None:
     assert {"numpy", "httptools", "torch"} <= found.keys()
 
 
+def test_variables_of_compute_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")
+    monkeypatch.setenv("API_KEY", "secret")
+    found = machine.thread_variables()
+    assert found["OMP_WAIT_POLICY"] == "PASSIVE"
+    assert "API_KEY" not in found
+
+
 def test_memory_and_load() -> None:
     assert machine.memory_gib() > 0.1
     assert len(machine.load_average()) == 3

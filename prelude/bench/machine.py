@@ -14,6 +14,7 @@ from prelude.bench.result import Process, Quiet
 
 PROC = Path("/proc")
 PACKAGES = ("prelude-llm", "torch", "transformers", "numpy", "uvloop", "httptools")
+VARIABLES = ("OMP_", "GOMP_", "KMP_", "MKL_", "TORCH_", "LD_PRELOAD")
 TCP_LISTEN = "0A"
 QUIET_BUSY_SHARE = 0.05
 QUIET_SPIN_SHARE = 0.95
@@ -148,6 +149,12 @@ def versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return found
+
+
+def thread_variables() -> dict[str, str]:
+    """What the environment says to OpenMP, MKL and torch: a waiting policy alone can change a
+    measurement several times over when cores are shared."""
+    return {name: value for name, value in os.environ.items() if name.startswith(VARIABLES)}
 
 
 def quietness(busy_window_s: float = 0.3, spin_s: float = 0.02) -> Quiet:

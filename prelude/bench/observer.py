@@ -59,6 +59,7 @@ class Observer:
             memory_gib=round(machine.memory_gib(), 1),
             accelerators=machine.accelerators(),
             versions=machine.versions(),
+            variables=machine.thread_variables(),
             load_before=self._load,
             load_after=machine.load_average(),
             others_cpu_share=others,

@@ -61,7 +61,8 @@ class Process(msgspec.Struct, frozen=True):
 
 
 class Environment(msgspec.Struct, frozen=True):
-    """Where and with what a result was measured."""
+    """Where and with what a result was measured; ``variables`` are those of the process
+    environment that change how compute threads behave."""
 
     command: list[str]
     started_utc: str
@@ -71,6 +72,7 @@ class Environment(msgspec.Struct, frozen=True):
     memory_gib: float
     accelerators: list[str]
     versions: dict[str, str]
+    variables: dict[str, str]
     load_before: tuple[float, float, float]
     load_after: tuple[float, float, float]
     others_cpu_share: float | None
