@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import msgspec
+from prometheus_client import Counter
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -104,17 +105,20 @@ async def respond(
     if not stream:
         return await _whole(request, generation, reply)
     return SSEResponse(
-        _chunks(generation, reply),
+        _chunks(generation, reply, services.metrics.stream_seconds),
         generation.close,
         ping_s=services.config.server.ping_s,
         send_timeout_s=services.config.server.send_timeout_s,
     )
 
 
-async def _chunks(generation: Generation, reply: Reply) -> AsyncGenerator[bytes, None]:
-    """One item for all that one engine step brought."""
+async def _chunks(
+    generation: Generation, reply: Reply, seconds: Counter
+) -> AsyncGenerator[bytes, None]:
+    """One item for all that one engine step brought; ``seconds`` counts the time it takes."""
     out = [reply.opening()]
     while deltas := await generation.next():
+        start_s = time.perf_counter()
         for delta in deltas:
             if delta.text or delta.logprobs:
                 out.append(reply.delta(delta))
@@ -123,9 +127,11 @@ async def _chunks(generation: Generation, reply: Reply) -> AsyncGenerator[bytes,
                 out.append(reply.finish(delta, timings))
         if generation.finished:
             out += [reply.usage(), DONE]
-        if data := b"".join(out):
-            yield data
+        data = b"".join(out)
         out.clear()
+        seconds.inc(time.perf_counter() - start_s)
+        if data:
+            yield data
 
 
 async def _whole(request: Request, generation: Generation, reply: Reply) -> Response:
