@@ -36,6 +36,8 @@ def default_cache_dir() -> Path:
 def compile_library(source: Path, cache_dir: Path) -> Path:
     """Shared library of one C++ file for this very CPU, compiled unless ``cache_dir`` has it.
 
+    Headers are those beside the source.
+
     Safe against other processes doing the same: the file appears by an atomic rename. Raises
     ``CompileError``.
     """
@@ -84,6 +86,8 @@ def _find_compiler() -> str:
 def _key(source: Path, compiler: str) -> str:
     version = _run([compiler, "--version"])
     digest = hashlib.sha256(source.read_bytes())
+    for header in sorted(source.parent.glob("*.h")):
+        digest.update(header.read_bytes())
     digest.update("\n".join([version, *_FLAGS, _cpu_flags()]).encode())
     return digest.hexdigest()[:16]
 

@@ -12,45 +12,19 @@
 #include <cstring>
 #include <vector>
 
+#include "vectors.h"
+
 namespace {
 
 #if defined(__AVX512F__)
-constexpr int W = 16; // floats in a vector
 constexpr int WIDTH[] = {0, 4, 6, 6, 6}; // rows of W in registers, by rows of x
 #else
-constexpr int W = 8;
 constexpr int WIDTH[] = {0, 4, 4, 3, 3};
 #endif
 constexpr int MOST_ROWS = 4; // rows of x in one pass
 constexpr int STRIP = 12;    // a strip is a multiple of this, and so of every WIDTH
 constexpr int64_t STRIP_BYTES = 128 << 10;
 constexpr int PIECES = 16; // per thread
-
-typedef float vec __attribute__((vector_size(W * 4)));
-typedef float loose_vec __attribute__((vector_size(W * 4), aligned(4), may_alias));
-
-inline vec load(const float* p) { return *(const loose_vec*)p; }
-
-inline void store(float* p, vec x) { *(loose_vec*)p = x; }
-
-// Sums of neighbouring lanes: those of a, then those of b.
-inline vec fold(vec a, vec b) {
-#if defined(__AVX512F__)
-    return __builtin_shufflevector(a, b, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30) +
-           __builtin_shufflevector(a, b, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
-#else
-    return __builtin_shufflevector(a, b, 0, 2, 4, 6, 8, 10, 12, 14) +
-           __builtin_shufflevector(a, b, 1, 3, 5, 7, 9, 11, 13, 15);
-#endif
-}
-
-// Lane i of the result is the sum of all lanes of x[i], for N vectors (a power of two up to W).
-template <int N> inline vec sums(const vec* x) {
-    if constexpr (N == 1)
-        return x[0];
-    else
-        return fold(sums<N / 2>(x), sums<N / 2>(x + N / 2));
-}
 
 struct Problem {
     const float *x, *w, *bias;
@@ -84,7 +58,7 @@ inline void finish(const Problem& p, int64_t row, int64_t out, const vec* acc) {
     vec padded[COUNT] = {};
     for (int i = 0; i < ROWS * OUTS; i++) padded[i] = acc[i];
     float totals[COUNT];
-    for (int i = 0; i < COUNT; i += W) store(totals + i, sums<W>(padded + i));
+    for (int i = 0; i < COUNT; i += W) store(totals + i, sums(padded + i));
     for (int r = 0; r < ROWS; r++)
         for (int n = 0; n < OUTS; n++)
             p.y[(row + r) * p.outputs + out + n] = totals[r * OUTS + n];

@@ -1,0 +1,62 @@
+// Float vectors as GCC and Clang have them: one source for AVX2, AVX-512 and NEON.
+#pragma once
+
+#include <cstdint>
+
+namespace {
+
+#if defined(__AVX512F__)
+constexpr int W = 16; // floats in a vector
+#else
+constexpr int W = 8;
+#endif
+
+typedef float vec __attribute__((vector_size(W * 4)));
+typedef int32_t ivec __attribute__((vector_size(W * 4)));
+typedef float loose_vec __attribute__((vector_size(W * 4), aligned(4), may_alias));
+
+inline vec load(const float* p) { return *(const loose_vec*)p; }
+inline void store(float* p, vec x) { *(loose_vec*)p = x; }
+inline vec splat(float x) { return x - vec{}; }
+inline vec max(vec a, vec b) { return a > b ? a : b; }
+
+// Sums of neighbouring lanes: those of a, then those of b.
+inline vec fold(vec a, vec b) {
+#if defined(__AVX512F__)
+    const vec even = __builtin_shufflevector(a, b, 0, 2, 4, 6, 8, 10, 12, 14, //
+                                             16, 18, 20, 22, 24, 26, 28, 30);
+    const vec odd = __builtin_shufflevector(a, b, 1, 3, 5, 7, 9, 11, 13, 15, //
+                                            17, 19, 21, 23, 25, 27, 29, 31);
+#else
+    const vec even = __builtin_shufflevector(a, b, 0, 2, 4, 6, 8, 10, 12, 14);
+    const vec odd = __builtin_shufflevector(a, b, 1, 3, 5, 7, 9, 11, 13, 15);
+#endif
+    return even + odd;
+}
+
+// Lane i of the result is the sum of all lanes of x[i], for N = W vectors.
+template <int N = W> inline vec sums(const vec* x) {
+    if constexpr (N == 1)
+        return x[0];
+    else
+        return fold(sums<N / 2>(x), sums<N / 2>(x + N / 2));
+}
+
+// 2^x for x <= 0, relative error 1e-7; exactly 0 below 2^-126. Minimax polynomial on [-1/2, 1/2].
+inline vec exp2(vec x) {
+    x = max(x, splat(-127.0f));
+    ivec whole = __builtin_convertvector(x - 0.5f, ivec); // truncates: nearest for x <= 0
+    vec f = x - __builtin_convertvector(whole, vec);
+    vec y = splat(1.534580750e-04f);
+    y = y * f + 1.339993118e-03f;
+    y = y * f + 9.618488974e-03f;
+    y = y * f + 5.550328777e-02f;
+    y = y * f + 2.402264689e-01f;
+    y = y * f + 6.931472057e-01f;
+    y = y * f + 1.0f;
+    return y * (vec)((whole + 127) << 23);
+}
+
+inline int round_up(int x, int unit) { return (x + unit - 1) / unit * unit; }
+
+} // namespace
