@@ -9,10 +9,9 @@ from typing import Any
 from prelude.conf.load import load_config
 from prelude.engine.build import build_engine
 from prelude.engine.progress import progress_bar
-from prelude.models.paths import resolve_model_path
+from prelude.models.tokenizer import load_tokenizer
 from prelude.text.choice import ChoiceText
 from prelude.text.logprobs import LogprobEntry
-from prelude.text.tokenizer import Tokenizer
 from prelude.types.errors import RequestError
 from prelude.types.request import FinishReason, Request, SamplingParams, TokenEvent
 
@@ -56,9 +55,7 @@ class LLM:
         self.config = load_config({"model.path": str(model), **overrides})
         with progress_bar() as report:
             self._core, self.info = build_engine(self.config, report)
-        template = self.config.model.chat_template
-        folder = resolve_model_path(self.config.model.tokenizer or self.info.model_path)
-        self.tokenizer = Tokenizer.load(folder, chat_template=Path(template) if template else None)
+        self.tokenizer = load_tokenizer(self.config.model)
         self._uids = itertools.count()
 
     def generate(
@@ -83,11 +80,13 @@ class LLM:
         uids: dict[int, int] = {}
         texts: dict[tuple[int, int], ChoiceText] = {}
         try:
-            for i, prompt_ids in enumerate([self._encode(p) for p in _as_list(prompts)]):
+            asked = _as_list(prompts)
+            for i, prompt_ids in enumerate([self._encode(prompt) for prompt in asked]):
                 uid = next(self._uids)
                 uids[uid] = i
+                continued = () if _is_chat(asked[i]) else prompt_ids
                 for index in range(params.n):
-                    texts[uid, index] = ChoiceText(self.tokenizer, params)
+                    texts[uid, index] = ChoiceText(self.tokenizer, params, continued)
                 request = Request(uid=uid, prompt_ids=prompt_ids, params=params)
                 _raise_errors(self._core.add(request))
             while self._core.has_work:
@@ -104,7 +103,7 @@ class LLM:
     def _encode(self, prompt: Prompt) -> list[int]:
         if isinstance(prompt, str):
             return self.tokenizer.encode(prompt)
-        if prompt and isinstance(prompt[0], Mapping):
+        if _is_chat(prompt):
             return self.tokenizer.encode_chat(prompt)  # type: ignore[arg-type]
         return list(prompt)  # type: ignore[arg-type]
 
@@ -128,6 +127,10 @@ class LLM:
             uids[event.uid],
             event.index,
         )
+
+
+def _is_chat(prompt: Prompt) -> bool:
+    return bool(prompt) and isinstance(prompt[0], Mapping)
 
 
 def _as_list(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:

@@ -4,7 +4,6 @@ import asyncio
 import logging
 import signal
 import socket
-from pathlib import Path
 from types import FrameType
 
 import uvicorn
@@ -12,11 +11,10 @@ from starlette.applications import Starlette
 
 from prelude.client.client import EngineClient, EngineDeadError
 from prelude.client.process import start_engine
-from prelude.conf.schema import Config, ModelConfig
-from prelude.models.paths import resolve_model_path
+from prelude.conf.schema import Config
+from prelude.models.tokenizer import load_tokenizer
 from prelude.server.app import build_app
 from prelude.server.lifecycle import Lifecycle
-from prelude.text.tokenizer import Tokenizer
 
 logger = logging.getLogger(__name__)
 
@@ -54,15 +52,6 @@ def open_socket(host: str, port: int) -> socket.socket:
         ) from error
     opened.listen(_BACKLOG)
     return opened
-
-
-def load_tokenizer(model: ModelConfig) -> Tokenizer:
-    """The tokenizer that ``model`` names, by default the checkpoint's own."""
-    folder = Path(model.tokenizer or model.path).expanduser()
-    if not (folder / "tokenizer.json").is_file():
-        folder = resolve_model_path(model.tokenizer or model.path)
-    template = Path(model.chat_template) if model.chat_template is not None else None
-    return Tokenizer.load(folder, chat_template=template)
 
 
 class DrainingServer(uvicorn.Server):

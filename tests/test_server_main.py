@@ -12,8 +12,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from prelude.conf.schema import Config, ModelConfig
-from prelude.server.main import DrainingServer, load_tokenizer, make_server, open_socket
+from prelude.conf.schema import Config
+from prelude.server.main import DrainingServer, make_server, open_socket
 from tests.fakes import scripted_client, some_info
 from tests.server_harness import parse_events
 from tests.text_samples import byte_level_folder
@@ -155,21 +155,6 @@ def test_ipv6_and_a_host_that_is_not_ours() -> None:
             assert opened.family == socket.AF_INET6
     with pytest.raises(OSError, match="cannot listen on"):
         open_socket("203.0.113.1", 0)
-
-
-def test_tokenizer_of_the_model_or_of_its_own(tmp_path: Path) -> None:
-    folder = str(byte_level_folder())
-    assert load_tokenizer(ModelConfig(path=folder)).has_chat_template
-    assert load_tokenizer(ModelConfig(path="/nonexistent", tokenizer=folder)).has_chat_template
-    template = tmp_path / "own.jinja"
-    template.write_text("own")
-    own = load_tokenizer(ModelConfig(path=folder, chat_template=str(template)))
-    assert own.render_chat([{"role": "user", "content": "x"}]) == "own"
-    with pytest.raises(ValueError, match="/nonexistent"):
-        load_tokenizer(ModelConfig(path="/nonexistent"))
-    (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(ValueError, match=r"no tokenizer\.json"):
-        load_tokenizer(ModelConfig(path=str(tmp_path)))
 
 
 async def test_signals_are_counted_and_never_raised_again() -> None:

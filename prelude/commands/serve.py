@@ -4,6 +4,7 @@ from prelude.commands.parser import CommandParser
 from prelude.conf.command import ENGINE
 from prelude.conf.schema import LoadFormat, ModelConfig
 from prelude.models.paths import resolve_model_path
+from prelude.models.tokenizer import tokenizer_folder
 
 EXAMPLES = (
     "prelude serve",
@@ -37,5 +38,4 @@ def _check_paths(model: ModelConfig) -> None:
     """A mistyped path is worth saying before a process is started for it."""
     if model.load_format is not LoadFormat.random:
         resolve_model_path(model.path)
-    if model.tokenizer is not None:
-        resolve_model_path(model.tokenizer)
+    tokenizer_folder(model)

@@ -139,7 +139,8 @@ class EngineCore:
         seq.token_ids.append(sampled.token_id)
         self._output_tokens += 1
         prompt_logprobs = None
-        if seq.first_token_s is None:
+        is_first = seq.first_token_s is None
+        if is_first:
             seq.first_token_s = self.ledger.now_s
             self._cached_prompt_tokens += seq.num_cached_tokens
             prompt_logprobs = seq.prompt_logprobs or None
@@ -155,7 +156,7 @@ class EngineCore:
             _token_logprobs(seq, sampled),
             prompt_logprobs,
             seq.num_cached_tokens,
-            self._timings(seq) if reason else None,
+            self._timings(seq) if reason or is_first else None,
         )
 
     def _finish(self, seq: Sequence, reason: FinishReason, keep: int | None = None) -> TokenEvent:

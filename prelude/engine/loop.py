@@ -7,6 +7,7 @@ from prelude.engine.core import EngineCore
 from prelude.types.request import TokenEvent
 from prelude.types.wire import (
     Abort,
+    EngineStats,
     FromEngine,
     Shutdown,
     StepEvents,
@@ -31,9 +32,10 @@ class Channel(Protocol):
 def run_loop(core: EngineCore, channel: Channel) -> None:
     """Serve until ``Shutdown`` or until the other side is gone. What is still running then ends
     as aborted. An exception of a step ends the loop: no state is trusted after it."""
+    said = EngineStats()
     try:
-        while _turn(core, channel):
-            pass
+        while (stats := _turn(core, channel, said)) is not None:
+            said = stats
     except EOFError:
         logger.warning("the server process is gone; the engine ends")
         return
@@ -42,21 +44,24 @@ def run_loop(core: EngineCore, channel: Channel) -> None:
     logger.info("engine shut down")
 
 
-def _turn(core: EngineCore, channel: Channel) -> bool:
+def _turn(core: EngineCore, channel: Channel, said: EngineStats) -> EngineStats | None:
+    """Messages, a step, one message back if there is news. Returns the statistics as the other
+    side knows them now, None at the end."""
     messages = channel.receive(0 if core.has_work else _IDLE_MS)
     events: list[TokenEvent] = []
     for message in messages:
         if isinstance(message, Shutdown):
             channel.send(StepEvents(events + core.abort_all(), core.stats()))
-            return False
+            return None
         events += _apply(core, message)
     if core.has_work:
         events += core.step()
     elif not messages:
         core.runner.upkeep()
-    if events or messages:
-        channel.send(StepEvents(events, core.stats()))
-    return True
+    stats = core.stats()
+    if events or stats != said:
+        channel.send(StepEvents(events, stats))
+    return stats
 
 
 def _apply(core: EngineCore, message: ToEngine) -> list[TokenEvent]:

@@ -132,7 +132,8 @@ class TokenLogprobs(msgspec.Struct, frozen=True, array_like=True):
 
 
 class RequestTimings(msgspec.Struct, frozen=True, array_like=True):
-    """Milliseconds of a request's life as the engine saw it; sent with its last event."""
+    """Milliseconds of a sequence's life as the engine saw it; sent with its first token (when
+    ``decode_ms`` is 0) and with its last event."""
 
     queue_ms: float
     prefill_ms: float
