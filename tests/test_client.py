@@ -28,6 +28,14 @@ def greedy(max_tokens: int, n: int = 1) -> SamplingParams:
     return SamplingParams(temperature=0.0, max_tokens=max_tokens, n=n)
 
 
+# More than a client can be slow enough to miss the end of.
+ENDLESS = greedy(30_000)
+
+
+def roomy_core() -> EngineCore:
+    return make_core(num_blocks=8192, max_len=32_000)
+
+
 async def collect(stream: Stream) -> list[int]:
     async with stream:
         return [token async for event in stream for token in event.token_ids]
@@ -35,7 +43,7 @@ async def collect(stream: Stream) -> list[int]:
 
 @pytest.fixture
 async def client() -> AsyncIterator[EngineClient]:
-    client = start_local(lambda: (make_core(), INFO))
+    client = start_local(lambda: (roomy_core(), INFO))
     await client.wait_ready()
     yield client
     await client.close()
@@ -69,7 +77,7 @@ async def test_an_engine_of_another_version_is_refused() -> None:
 
 
 async def test_closing_a_stream_aborts_the_request(client: EngineClient) -> None:
-    stream = client.submit([1, 2, 3], greedy(100))
+    stream = client.submit([1, 2, 3], ENDLESS)
     await stream.next_batch()
     stream.close()
     stream.close()
@@ -80,7 +88,7 @@ async def test_closing_a_stream_aborts_the_request(client: EngineClient) -> None
 
 
 async def test_truncating_ends_a_choice_as_stopped(client: EngineClient) -> None:
-    async with client.submit([1, 2, 3], greedy(100)) as stream:
+    async with client.submit([1, 2, 3], ENDLESS) as stream:
         await stream.next_batch()
         stream.truncate(0, 1)
         reasons = [e.finish_reason async for e in stream if e.finish_reason]
@@ -94,9 +102,9 @@ async def test_a_refused_request_ends_with_its_reason(client: EngineClient) -> N
 
 
 async def test_closing_the_client_ends_open_streams_with_an_error() -> None:
-    client = start_local(lambda: (make_core(), INFO))
+    client = start_local(lambda: (roomy_core(), INFO))
     await client.wait_ready()
-    stream = client.submit([1], greedy(100))
+    stream = client.submit([1], ENDLESS)
     await stream.next_batch()
     await client.close()
     with pytest.raises(EngineDeadError, match="shut down"):
