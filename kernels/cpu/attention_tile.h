@@ -1,5 +1,5 @@
-// Attention of many queries at a time. Scores are kept transposed, [key][query]: keys are used where
-// they lie in the pages, and softmax needs no operation across a vector.
+// Attention of many queries at a time. Scores are kept transposed, [key][query]: keys are used as
+// they lie in the pages, and softmax needs no operation across vectors.
 #pragma once
 
 #include "attention_item.h"
