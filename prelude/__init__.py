@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
+from prelude.openmp import share_cores
 from prelude.types.request import SamplingParams
 
 if TYPE_CHECKING:
@@ -13,6 +14,7 @@ __all__ = ["LLM", "SamplingParams", "__version__"]
 
 def __getattr__(name: str) -> Any:
     if name == "LLM":
+        share_cores()  # before torch is loaded
         from prelude.llm import LLM
 
         return LLM

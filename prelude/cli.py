@@ -12,6 +12,8 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, cast
 
+from prelude.openmp import share_cores
+
 
 class Command(NamedTuple):
     module: str
@@ -42,6 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     name = "version" if args[0] == "--version" else args[0]
     if name not in COMMANDS:
         return _fail(f"{name}: unknown command{_suggest(name)}", EXIT_USAGE)
+    share_cores()
     try:
         code = _load(name)(args[1:])
         sys.stdout.flush()

@@ -19,6 +19,7 @@ FLOORS = {
     "prelude.types": 0,
     "prelude.conf": 0,
     "prelude.logs": 0,
+    "prelude.openmp": 0,
     "prelude.kernels": 1,
     "prelude.text": 1,
     "prelude.cache": 2,

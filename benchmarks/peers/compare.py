@@ -25,6 +25,7 @@ from prelude.bench.probe import probe_apart
 from prelude.bench.result import Interval, PeerResult, PeerRun
 from prelude.bench.serve import publish
 from prelude.bench.stats import summarise
+from prelude.openmp import SPIN_COUNT
 
 OURS = "prelude"
 PHASES = ("prefill", "decode", "streams")
@@ -88,6 +89,8 @@ def environment_of(engine: str) -> dict[str, str]:
     quiet = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
     if engine == "vllm":
         return quiet | {"VLLM_CPU_KVCACHE_SPACE": "2", "VLLM_NO_USAGE_STATS": "1"}
+    if engine == OURS:  # as its command line does; the worker loads torch before it
+        return quiet | {"GOMP_SPINCOUNT": SPIN_COUNT}
     return quiet
 
 

@@ -13,6 +13,7 @@ import zmq.asyncio
 from prelude.client.client import EngineClient, EngineDeadError
 from prelude.conf.schema import Config
 from prelude.engine.process import engine_main
+from prelude.openmp import share_cores
 from prelude.types.wire import Failed, FromEngine, ToEngine, decode_from_engine, encode
 
 _JOIN_S = 10.0
@@ -24,6 +25,7 @@ class ProcessTransport:
     ``receive`` after everything it had sent has been delivered."""
 
     def __init__(self, config: Config) -> None:
+        share_cores()
         self._folder = Path(tempfile.mkdtemp(prefix="prelude-"))
         to_engine = f"ipc://{self._folder}/to"
         self._from_engine = f"ipc://{self._folder}/from"
