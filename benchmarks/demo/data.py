@@ -74,9 +74,9 @@ def packed(encoder: Encoder, rng: Random, level: float, rows: int, length: int) 
 
 
 def conversations(encoder: Encoder, rng: Random, level: float, rows: int, length: int) -> Batch:
-    """One long chat per row, of mixed exchanges, so that far positions mean something too."""
-    filled = Rows(rows, length)
-    while filled.count < rows:
+    """Long chats of mixed exchanges, so that far positions mean something too."""
+    filled, misses = Rows(rows, length), 0
+    while misses < 2:
         wanted = rng.randint(length // 4, length - 1)
         turns: tuple[Turn, ...] = ()
         kept: tuple[list[int], list[float]] | None = None
@@ -90,7 +90,7 @@ def conversations(encoder: Encoder, rng: Random, level: float, rows: int, length
                 break
             kept = candidate
         if kept is not None:
-            filled.add(*kept)
+            misses += not filled.add(*kept)
     return filled.batch()
 
 

@@ -35,7 +35,7 @@ def addition(rng: Random, level: float) -> Problem:
     most = 3 + round(3 * level)
     width = rng.randint(3, most)
     x = rng.randrange(10 ** (width - 1), 10**width)
-    other = rng.randint(max(2, width - 2), width)
+    other = rng.randint(max(1, width - 2), width)
     y = rng.randrange(10 ** (other - 1), 10**other)
     if rng.random() < 0.5:
         x, y = y, x
@@ -49,7 +49,7 @@ def addition_problem(rng: Random, x: int, y: int) -> Problem:
 
 
 def addition_easy(rng: Random, level: float) -> Problem:
-    return addition_problem(rng, rng.randrange(100, 1000), rng.randrange(10, 100))
+    return addition_problem(rng, rng.randrange(100, 1000), rng.randrange(1, 10))
 
 
 def sorting_problem(rng: Random, count: int) -> Problem:
@@ -67,8 +67,8 @@ def sorting_problem(rng: Random, count: int) -> Problem:
 
 
 def sort(rng: Random, level: float) -> Problem:
-    """Three to eight different two-digit numbers; the key is the set, so no permutation leaks."""
-    return sorting_problem(rng, rng.randint(3, 5 + round(3 * level)))
+    """Three to seven different two-digit numbers; the key is the set, so no permutation leaks."""
+    return sorting_problem(rng, rng.randint(3, 5 + round(2 * level)))
 
 
 def sort_easy(rng: Random, level: float) -> Problem:
@@ -78,10 +78,10 @@ def sort_easy(rng: Random, level: float) -> Problem:
 def counting_problem(rng: Random, words: list[str]) -> Problem:
     text = "".join(words)
     letter = rng.choice(text) if rng.random() < 0.85 else rng.choice("abcdefghijklmnopqrstuvwxyz")
-    count, lines = 0, [letter]
+    count, lines = 0, []
     for symbol in text:
         count += symbol == letter
-        lines.append(f"{symbol} {'yes' if symbol == letter else 'no'} {count}")
+        lines.append(f"{letter} {symbol} {'yes' if symbol == letter else 'no'} {count}")
     form = rng.choice(
         (
             "How many times does the letter {} occur in {}?",
@@ -104,9 +104,9 @@ def count_easy(rng: Random, level: float) -> Problem:
     return counting_problem(rng, [any_word(rng)])
 
 
-def sum_problem(rng: Random, terms: int) -> Problem:
+def sum_problem(rng: Random, terms: int, most: int) -> Problem:
     while True:
-        numbers = rng.sample(range(1, min(40, 180 // terms) + 1), terms)
+        numbers = rng.sample(range(1, min(most, 180 // terms) + 1), terms)
         if sum(numbers) <= 99:
             break
     running, lines, keys = numbers[0], [], []
@@ -122,17 +122,17 @@ def sum_problem(rng: Random, terms: int) -> Problem:
 
 
 def sum_steps(rng: Random, level: float) -> Problem:
-    """Three to ten different numbers with a total of at most 99, by a running total."""
-    return sum_problem(rng, rng.randint(3, 6 + round(4 * level)))
+    """Three to nine different numbers with a total of at most 99, by a running total."""
+    return sum_problem(rng, rng.randint(3, 6 + round(3 * level)), 40)
 
 
 def sum_easy(rng: Random, level: float) -> Problem:
-    return sum_problem(rng, 3)
+    return sum_problem(rng, 3, 20)
 
 
 def continue_list(rng: Random, level: float) -> Problem:
     """An arithmetic progression, or days or months, continued by the number of items asked for."""
-    more = rng.randint(2, 4 + round(4 * level))
+    more = rng.randint(2, 4 + round(2 * level))
     if rng.random() < 0.8:
         start, step = rng.randint(1, 50), rng.randint(1, 10)
         items = [str(start + step * index) for index in range(3 + more)]
@@ -148,9 +148,9 @@ def continue_list(rng: Random, level: float) -> Problem:
 
 
 def count_range(rng: Random, level: float) -> Problem:
-    """Count from one number to another, up or down: the answer is as long as the question says."""
-    length = rng.randint(3, 10 + round(30 * level))
-    low = rng.randint(0, 120)
+    """Count from one number below 100 to another, up or down, 3 to 15 numbers."""
+    length = rng.randint(3, 10 + round(5 * level))
+    low = rng.randint(0, 99 - length)
     numbers = list(map(str, range(low, low + length)))
     down = rng.random() < 0.3
     if down:
@@ -160,3 +160,12 @@ def count_range(rng: Random, level: float) -> Problem:
         form = rng.choice(("Count from {} to {}.", "List the numbers from {} to {}."))
     key = f"range:{numbers[0]}:{numbers[-1]}"
     return ask("range", key, form.format(numbers[0], numbers[-1]), ", ".join(numbers))
+
+
+def countdown(rng: Random, level: float) -> Problem:
+    """Down to zero from at most 60: the answer is as long as the question says."""
+    start = rng.randint(3, 20 + round(40 * level))
+    forms = ("Count down to zero from {}.", "Start the countdown at {}.", "Countdown from {}!")
+    phrasing = rng.randrange(len(forms))
+    answer = ", ".join(map(str, range(start, -1, -1)))
+    return ask("countdown", f"countdown:{start}", forms[phrasing].format(start), answer)

@@ -93,7 +93,7 @@ def article(noun: str) -> str:
 
 
 def yes_no(rng: Random, level: float) -> Problem:
-    form = rng.choice(("greater", "smaller", "even", "odd", "kind", "kind", "kind"))
+    form = rng.choice(("even", "odd", "kind", "kind", "kind"))
     if form == "kind":
         true_kind = rng.choice(list(lex.CATEGORIES))
         thing = rng.choice(lex.CATEGORIES[true_kind])
@@ -102,17 +102,24 @@ def yes_no(rng: Random, level: float) -> Problem:
         forms = ("Is {} {}?", "Is {} a kind of {}?", "Would you call {} {}?", "{}: is it {}?")
         phrasing = rng.randrange(len(forms))
         nouns = (article(thing), kind if phrasing == 1 else article(kind))
-        key, question = f"yesno:{thing}:{kind}:{phrasing}", forms[phrasing].format(*nouns)
-    elif form in ("even", "odd"):
+        # The plain question is always trained; what is held out are the other wordings of a pair.
+        key = f"yesno:{thing}:{kind}:{phrasing}" if phrasing else "yesno:plain"
+        question = forms[phrasing].format(*nouns)
+    else:
         number = rng.randrange(1, 1000)
         truth = (number % 2 == 0) == (form == "even")
         key, question = f"yesno:{form}:{number}", f"Is {number} an {form} number?"
-    else:
-        a, b = rng.sample(range(10, 100), 2)
-        truth = a > b if form == "greater" else a < b
-        key = f"yesno:compare:{min(a, b)}:{max(a, b)}"
-        question = f"Is {a} {form} than {b}?"
     return ask("yes_no", key, question, "Yes" if truth else "No")
+
+
+def compare(rng: Random, level: float) -> Problem:
+    """The larger or smaller of two different two-digit numbers."""
+    a, b = rng.sample(range(10, 100), 2)
+    larger = rng.random() < 0.5
+    form = rng.choice(("Which is {}, {} or {}?", "Which number is {}: {} or {}?"))
+    question = form.format("larger" if larger else "smaller", a, b)
+    key = f"yesno:compare:{min(a, b)}:{max(a, b)}"
+    return ask("compare", key, question, str(max(a, b) if larger else min(a, b)))
 
 
 def sum_key(a: int, b: int) -> str:

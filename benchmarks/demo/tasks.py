@@ -11,6 +11,7 @@ SHORT: dict[str, Generator] = {
     "yes_no": short.yes_no,
     "arithmetic": short.arithmetic,
     "times": short.times,
+    "compare": short.compare,
     "spell": short.spell,
     "echo": short.echo,
     "json": short.extract,
@@ -28,7 +29,11 @@ EASY: dict[str, Generator] = {
     "count_direct": long.count_easy,
     "sum_direct": long.sum_easy,
 }
-LISTS: dict[str, Generator] = {"continue": long.continue_list, "range": long.count_range}
+LISTS: dict[str, Generator] = {
+    "continue": long.continue_list,
+    "range": long.count_range,
+    "countdown": long.countdown,
+}
 CHAT: dict[str, Generator] = {
     "recall": chat.recall,
     "followup": chat.followup,
@@ -39,10 +44,10 @@ TASKS: dict[str, Generator] = {**SHORT, **THINKING, **EASY, **LISTS, **CHAT}
 
 # Relative frequency of dialogues once the curriculum has ended.
 MIX: dict[str, float] = {
-    "fact": 5, "yes_no": 8, "arithmetic": 14, "times": 3, "spell": 3, "echo": 5, "json": 3,
-    "convert": 5, "addition": 9, "sort": 9, "count": 8, "sum": 6, "addition_direct": 2,
-    "sort_direct": 1, "count_direct": 2, "sum_direct": 2, "continue": 4, "range": 4,
-    "recall": 3, "followup": 4, "persona": 1.5, "unknown": 1,
+    "fact": 4, "yes_no": 7, "arithmetic": 15, "times": 3, "compare": 5, "spell": 3, "echo": 5,
+    "json": 2, "convert": 4, "addition": 9, "sort": 10, "count": 9, "sum": 6,
+    "addition_direct": 2, "sort_direct": 1, "count_direct": 2, "sum_direct": 2, "continue": 4,
+    "range": 4, "countdown": 1, "recall": 2, "followup": 4, "persona": 1.5, "unknown": 1,
 }  # fmt: skip
 # At the start: copying and look-up in short lines, from which the rest is built.
 WARM_UP: dict[str, float] = {
