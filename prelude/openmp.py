@@ -5,9 +5,9 @@ import sys
 
 # GNU's runtime spins for milliseconds at every barrier while it believes to have the cores to
 # itself. A server shares them with its API process and the compiling child; a thread that spins
-# for one that is not running makes steps several times slower. This is some tens of microseconds:
-# longer than a barrier between awake threads, shorter than a time slice.
-SPIN_COUNT = "10000"
+# for one that is not running makes steps several times slower. A thousand turns are some
+# microseconds: benchmarks/openmp_wait.py has what that costs and wins.
+SPIN_COUNT = "1000"
 
 
 def share_cores() -> None:
