@@ -23,7 +23,7 @@ from prelude.kernels.build import (
 from prelude.kernels.ops import define
 
 BACKENDS = ("auto", "cpu", "torch")
-MAX_ROWS = 32  # where library and streaming cross, measured on 1 and 2 threads
+MAX_ROWS = 64  # about where the library catches up
 _LOG = logging.getLogger(__name__)
 
 

@@ -17,9 +17,9 @@
 namespace {
 
 #if defined(__AVX512F__)
-constexpr int WIDTH[] = {0, 4, 6, 6, 6}; // rows of W in registers, by rows of x
+constexpr int WIDTH[] = {0, 12, 4, 4, 6}; // rows of W in registers, by rows of x
 #else
-constexpr int WIDTH[] = {0, 4, 4, 3, 3};
+constexpr int WIDTH[] = {0, 12, 4, 3, 3};
 #endif
 constexpr int MOST_ROWS = 4; // rows of x in one pass
 constexpr int STRIP = 12;    // a strip is a multiple of this, and so of every WIDTH
