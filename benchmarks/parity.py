@@ -32,6 +32,7 @@ ENGINE: dict[str, Any] = {
     "model.max_len": 320,
     "runner.max_seqs": 16,
     "batcher.max_step_tokens": 64,
+    "batcher.headroom": 1,
 }
 NUM_PROMPTS, LONGEST, NUM_TOKENS, NUM_GENERATED = 64, 180, 128, 8
 

@@ -82,7 +82,8 @@ def _check_batcher(config: Config) -> None:
         _require(value >= 1, f"batcher.{key}", value, "positive")
     for key in ("step_ms", "idle_step_ms"):
         _require(getattr(batcher, key) > 0, f"batcher.{key}", getattr(batcher, key), "positive")
-    _require(batcher.max_bypass >= 0, "batcher.max_bypass", batcher.max_bypass, "0 or more")
+    for key in ("max_bypass", "headroom"):
+        _require(getattr(batcher, key) >= 0, f"batcher.{key}", getattr(batcher, key), "0 or more")
     _require(
         batcher.min_chunk <= batcher.max_step_tokens,
         "batcher.min_chunk",

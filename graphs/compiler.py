@@ -8,6 +8,7 @@ import logging
 import os
 import pickle
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -62,6 +63,7 @@ class Compilation:
                 stdout=log,
                 stderr=log,
                 env=environment,
+                start_new_session=True,
             )
         assert self._process.stdin is not None
         pickle.dump(job, self._process.stdin)
@@ -79,7 +81,8 @@ class Compilation:
         self._process.wait()
 
     def cancel(self) -> None:
-        self._process.kill()
+        if not self.is_done:
+            os.killpg(self._process.pid, signal.SIGKILL)  # it, and the compiler it runs
         self.wait()
         if self._process.stdin:
             self._process.stdin.close()

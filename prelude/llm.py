@@ -1,14 +1,16 @@
 """The Python face of the engine: prompts in, texts out, no server and no event loop."""
 
 import itertools
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from prelude.conf.load import load_config
 from prelude.engine.build import build_engine
 from prelude.engine.progress import progress_bar
+from prelude.models.sampling_defaults import SamplingDefaults
 from prelude.models.tokenizer import load_tokenizer
 from prelude.text.choice import ChoiceText
 from prelude.text.logprobs import LogprobEntry
@@ -47,8 +49,9 @@ class LLM:
 
     ``model`` is a checkpoint folder or a bundled name ("demo"). Overrides take the keys of the
     configuration, dotted or nested: ``LLM("demo", **{"cache.num_blocks": 512})`` or
-    ``LLM("demo", cache={"num_blocks": 512})``. Not thread-safe. Raises ``ValueError`` for an
-    unknown key, model or an impossible setting.
+    ``LLM("demo", cache={"num_blocks": 512})``. Not thread-safe; the number of compute threads and
+    the kernels are the process's, so the last one opened decides them. Raises ``ValueError`` for
+    an unknown key, model or an impossible setting.
     """
 
     def __init__(self, model: str | Path = "demo", **overrides: Any) -> None:
@@ -56,15 +59,19 @@ class LLM:
         with progress_bar() as report:
             self._core, self.info = build_engine(self.config, report)
         self.tokenizer = load_tokenizer(self.config.model)
+        folder = Path(self.info.model_path)
+        self._defaults = SamplingDefaults.load(self.config.sampling, folder)
         self._uids = itertools.count()
+        self._open: dict[int, _Open] = {}
 
     def generate(
         self, prompts: Prompt | Sequence[Prompt], params: SamplingParams | None = None
     ) -> list[Completion]:
         """Complete all prompts together; ``n`` completions each, in the order of the prompts.
 
-        A prompt is a string, a list of token ids or a list of chat messages.
-        Raises ``ValueError`` if one of them can never be served.
+        A prompt is a string, a list of token ids or a list of chat messages. Without ``params``
+        the configuration's and the checkpoint's defaults count. Raises ``ValueError`` if one of
+        them can never be served.
         """
         parts: dict[tuple[int, int], list[Chunk]] = {}
         for chunk in self.stream(prompts, params):
@@ -75,27 +82,21 @@ class LLM:
         self, prompts: Prompt | Sequence[Prompt], params: SamplingParams | None = None
     ) -> Iterator[Chunk]:
         """Like ``generate``, chunk by chunk as the steps produce them. Leaving the loop early
-        aborts what is unfinished."""
-        params = params or SamplingParams()
-        uids: dict[int, int] = {}
-        texts: dict[tuple[int, int], ChoiceText] = {}
+        aborts what is unfinished; several streams may be open at once."""
+        params = params or self._defaults.params()
+        waiting = deque(self._prepare(_as_list(prompts), params))
+        mine: dict[int, _Open] = {}
         try:
-            asked = _as_list(prompts)
-            for i, prompt_ids in enumerate([self._encode(prompt) for prompt in asked]):
-                uid = next(self._uids)
-                uids[uid] = i
-                continued = () if _is_chat(asked[i]) else prompt_ids
-                for index in range(params.n):
-                    texts[uid, index] = ChoiceText(self.tokenizer, params, continued)
-                request = Request(uid=uid, prompt_ids=prompt_ids, params=params)
-                _raise_errors(self._core.add(request))
-            while self._core.has_work:
-                for event in self._core.step():
-                    if (chunk := self._chunk(event, uids, texts)) is not None:
-                        yield chunk
+            while waiting or any(not prompt.done for prompt in mine.values()):
+                while waiting and self._core.can_queue(params.n):
+                    prompt = waiting.popleft()
+                    mine[prompt.request.uid] = self._open[prompt.request.uid] = prompt
+                    _raise_errors(self._core.add(prompt.request))
+                yield from self._chunks(mine)
         finally:
-            for uid in uids:
+            for uid in mine:
                 self._core.abort(uid)
+                del self._open[uid]
 
     def close(self) -> None:
         self._core.close()
@@ -105,16 +106,30 @@ class LLM:
             return self.tokenizer.encode(prompt)
         if _is_chat(prompt):
             return self.tokenizer.encode_chat(prompt)  # type: ignore[arg-type]
-        return list(prompt)  # type: ignore[arg-type]
+        return [int(token) for token in prompt]  # type: ignore[arg-type]
 
-    def _chunk(
-        self,
-        event: TokenEvent,
-        uids: Mapping[int, int],
-        texts: Mapping[tuple[int, int], ChoiceText],
-    ) -> Chunk | None:
-        text = texts.get((event.uid, event.index))
-        if text is None or text.ended:
+    def _prepare(self, prompts: list[Prompt], params: SamplingParams) -> Iterator["_Open"]:
+        for i, prompt in enumerate(prompts):
+            prompt_ids = self._encode(prompt)
+            request = Request(uid=next(self._uids), prompt_ids=prompt_ids, params=params)
+            continued = () if _is_chat(prompt) else prompt_ids
+            texts = [ChoiceText(self.tokenizer, params, continued) for _ in range(params.n)]
+            yield _Open(i, request, texts)
+
+    def _chunks(self, mine: Mapping[int, "_Open"]) -> Iterator[Chunk]:
+        """One step, or what another stream's steps have produced for us meanwhile."""
+        if not any(prompt.events for prompt in mine.values()):
+            for event in self._core.step():
+                if (prompt := self._open.get(event.uid)) is not None:
+                    prompt.events.append(event)
+        for prompt in list(mine.values()):
+            while prompt.events:
+                if (chunk := self._chunk(prompt, prompt.events.popleft())) is not None:
+                    yield chunk
+
+    def _chunk(self, prompt: "_Open", event: TokenEvent) -> Chunk | None:
+        text = prompt.texts[event.index]
+        if text.ended:
             return None
         delta = text.feed(event)
         if delta.truncate_at is not None:
@@ -124,9 +139,23 @@ class LLM:
             delta.token_ids,
             delta.finish_reason,
             delta.logprobs or None,
-            uids[event.uid],
+            prompt.index,
             event.index,
         )
+
+
+@dataclass(slots=True)
+class _Open:
+    """A prompt under way: the texts of its choices, and events that nobody has read yet."""
+
+    index: int
+    request: Request
+    texts: list[ChoiceText]
+    events: deque[TokenEvent] = field(default_factory=deque)
+
+    @property
+    def done(self) -> bool:
+        return all(text.ended for text in self.texts)
 
 
 def _is_chat(prompt: Prompt) -> bool:

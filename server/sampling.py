@@ -1,19 +1,12 @@
 """From request fields to ``SamplingParams``: names, defaults, and what must fit the context."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
-
-from prelude.conf.schema import SamplingConfig
+from prelude.models.sampling_defaults import DEFAULTED, SamplingDefaults
 from prelude.server.errors import ApiError, from_value_error, invalid
 from prelude.server.protocol import ChatRequest, CompletionRequest, GenerationFields
-from prelude.text.files import read_json
 from prelude.types.request import MAX_TOP_LOGPROBS, SamplingParams
 
 _MAX_STOPS = 32  # every one is searched for in every token's text, on the event loop
 
-_DEFAULTED = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
 _PASSED = (
     "n",
     "min_tokens",
@@ -27,34 +20,12 @@ _PASSED = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class SamplingDefaults:
-    """What a request gets for the fields it leaves out: the configuration's value, else that of
-    the checkpoint's generation_config.json, else the API's own."""
-
-    values: Mapping[str, Any]
-    max_tokens: int | None
-
-    @classmethod
-    def load(cls, config: SamplingConfig, model_folder: Path) -> "SamplingDefaults":
-        checkpoint = read_json(model_folder / "generation_config.json")
-        values = {}
-        for name in _DEFAULTED:
-            stated = getattr(config, name)
-            value = stated if stated is not None else checkpoint.get(name)
-            if value is not None:
-                values[name] = value
-        if checkpoint.get("do_sample") is False:
-            values.setdefault("temperature", 0.0)  # its authors want it decoded greedily
-        return cls(values, config.max_tokens)
-
-
 def sampling_params(
     fields: GenerationFields, defaults: SamplingDefaults, room: int
 ) -> SamplingParams:
     """``room`` is the number of tokens that the context has left beside the prompt. Raises
     ``ApiError`` naming the field."""
-    values = {name: getattr(fields, name) for name in (*_DEFAULTED, *_PASSED)}
+    values = {name: getattr(fields, name) for name in (*DEFAULTED, *_PASSED)}
     for name, default in defaults.values.items():
         values[name] = default if values[name] is None else values[name]
     values["max_tokens"] = _max_tokens(fields, defaults, room)

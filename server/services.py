@@ -8,11 +8,11 @@ from starlette.requests import Request
 
 from prelude.client.client import EngineClient
 from prelude.conf.schema import Config
+from prelude.models.sampling_defaults import SamplingDefaults
 from prelude.server.errors import ApiError, engine_gone, retry_later
 from prelude.server.fields import FieldChecker
 from prelude.server.lifecycle import Lifecycle
 from prelude.server.metrics import Metrics
-from prelude.server.sampling import SamplingDefaults
 from prelude.text.tokenizer import Tokenizer
 from prelude.types.wire import EngineInfo
 

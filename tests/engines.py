@@ -5,6 +5,7 @@ from typing import Any
 
 from prelude.conf.schema import BatcherConfig, CacheConfig
 from prelude.engine.core import EngineCore
+from prelude.engine.steplog import StepLog
 from prelude.runner.fake import FakeRunner, next_token
 from prelude.types.request import Request, SamplingParams, TokenEvent
 
@@ -34,6 +35,7 @@ def make_core(
     prefix: bool = True,
     clock: Clock | None = None,
     runner: FakeRunner | None = None,
+    log: StepLog | None = None,
     **batcher: Any,
 ) -> EngineCore:
     clock = clock or Clock()
@@ -46,11 +48,12 @@ def make_core(
     )
     return EngineCore(
         runner,
-        batcher=BatcherConfig(**({"max_step_tokens": 32, "min_chunk": 2} | batcher)),
+        batcher=BatcherConfig(**({"max_step_tokens": 32, "min_chunk": 2, "headroom": 1} | batcher)),
         cache=CacheConfig(prefix=prefix),
         max_seqs=max_seqs,
         eos_ids=(EOS,),
         clock=clock,
+        log=log,
         seed=0,
     )
 

@@ -25,7 +25,7 @@ class ScriptedTransport:
             raise message
         return message
 
-    async def close(self) -> None:
+    async def close(self, *, wait: bool) -> None:
         self.closed = True
 
     def say(self, message: FromEngine) -> None:

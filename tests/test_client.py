@@ -16,7 +16,15 @@ from prelude.engine.core import EngineCore
 from prelude.runner.fake import FakeRunner
 from prelude.types.plan import Plan, StepOutput
 from prelude.types.request import SamplingParams, TokenEvent
-from prelude.types.wire import WIRE_VERSION, EngineInfo, Ready
+from prelude.types.wire import (
+    WIRE_VERSION,
+    EngineInfo,
+    FromEngine,
+    Ready,
+    ToEngine,
+    decode_from_engine,
+    encode,
+)
 from tests.engines import VOCAB, expected, make_core
 from tests.fakes import scripted_client
 from tests.model_samples import save_checkpoint
@@ -141,6 +149,29 @@ async def test_an_engine_that_breaks_ends_every_stream_with_the_cause() -> None:
     await client.close()
 
 
+async def test_what_cannot_be_sent_is_refused_and_forgotten() -> None:
+    client, transport = scripted_client()
+
+    def overflow(message: ToEngine) -> None:
+        encode(message)
+
+    transport.send = overflow  # type: ignore[method-assign]
+    with pytest.raises(ValueError, match="cannot be sent"):
+        client.submit([2**70], greedy(1))
+    assert client.num_streams == 0
+
+
+async def test_an_unreadable_message_is_the_end_and_not_a_hang() -> None:
+    client, transport = scripted_client()
+
+    async def garbage() -> FromEngine:
+        return decode_from_engine(b"garbage")
+
+    transport.receive = garbage  # type: ignore[method-assign]
+    with pytest.raises(EngineDeadError, match="reading from the engine failed"):
+        await client.wait_ready()
+
+
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tiny")
@@ -165,6 +196,23 @@ async def test_the_engine_process_answers_aborts_and_shuts_down(checkpoint: Path
     assert client.stats.num_running == 0
     await client.close()
     assert client.state == "dead"
+
+
+async def test_requests_may_be_sent_before_the_engine_is_ready(checkpoint: Path) -> None:
+    config = load_config({"model.path": str(checkpoint), "graphs.capture": "eager"})
+    transport = ProcessTransport(config)
+    client = EngineClient(transport)
+    stream = client.submit([3, 4, 5], greedy(4))
+    transport._push.send(b"nonsense")  # is dropped, and harms nobody
+    assert len(await collect(stream)) == 4
+    await client.close()
+
+
+async def test_an_engine_that_is_starting_can_be_closed(checkpoint: Path) -> None:
+    transport = ProcessTransport(load_config({"model.path": str(checkpoint)}))
+    client = EngineClient(transport)
+    await client.close()
+    assert not Path(f"/proc/{transport.pid}").exists()
 
 
 async def test_a_killed_engine_process_is_reported_to_every_stream(checkpoint: Path) -> None:

@@ -25,6 +25,7 @@ class Seq:
     is_decoding: bool = False
     is_held: bool = False
     num_remaining: int = 50
+    num_preemptions: int = 0
     request: Request = field(
         default_factory=lambda: Request(uid=0, prompt_ids=[1], params=SamplingParams(temperature=0))
     )
@@ -66,6 +67,7 @@ def config(**changes: object) -> ScheduleConfig:
         "idle_step_ms": 101.0,
         "min_chunk": 4,
         "max_bypass": 2,
+        "headroom": 1,
     }
     return ScheduleConfig(**(values | changes))  # type: ignore[arg-type]
 
@@ -114,9 +116,24 @@ def test_only_one_chunk_a_step_is_granted_beyond_the_budget() -> None:
     assert set(rows(plan(view, step_ms=0.5))) == {0, 1}
 
 
-def test_residents_finish_their_prompts_before_others_begin() -> None:
-    view = View(running=[Seq(0, 90, 40, 10)], waiting=[Seq(1, 90)])
-    assert rows(plan(view)) == {0: (40, 50), 1: (0, 50)}
+def test_newcomers_get_half_of_what_a_long_prompt_would_take() -> None:
+    view = View(running=[Seq(0, 900, 40, 10)], waiting=[Seq(1, 3), Seq(2, 900)])
+    assert rows(plan(view)) == {1: (0, 3), 2: (0, 46), 0: (40, 51)}
+    alone = View(running=[Seq(0, 900, 40, 10)], waiting=[Seq(1, 3)])
+    assert rows(plan(alone)) == {1: (0, 3), 0: (40, 97)}
+
+
+def test_a_preempted_sequence_is_never_overtaken() -> None:
+    waiting = [Seq(0, 100, num_preemptions=1), Seq(1, 4)]
+    assert plan(View(waiting=waiting, num_available_blocks=5)).admit == ()
+
+
+def test_growth_of_residents_is_kept_free() -> None:
+    view = View(running=[decoding(0, 9)], waiting=[Seq(1, 8)], num_available_blocks=7)
+    assert plan(view, headroom=1).admit == (1,)
+    assert plan(view, headroom=16).admit == ()  # 4 blocks for one, 6 for the other
+    view.num_available_blocks = 11
+    assert plan(view, headroom=16).admit == (1,)
 
 
 def test_a_cached_prefix_is_not_computed_again() -> None:

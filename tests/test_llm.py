@@ -119,6 +119,32 @@ def test_an_impossible_prompt_is_an_error_and_costs_nothing(llm: LLM) -> None:
         llm.generate([[]], GREEDY)
 
 
+def test_more_prompts_than_may_wait_are_fed_in_as_there_is_room(folder: Path) -> None:
+    small = {"batcher.max_waiting": 4, "runner.max_seqs": 2, "graphs.capture": "eager"}
+    engine = LLM(folder, **small, **{"runner.threads": 1})
+    params = SamplingParams(temperature=0.0, max_tokens=2, n=2)
+    assert len(engine.generate(["a", "b", "c"] * 5, params)) == 30
+    engine.close()
+
+
+def test_streams_may_be_open_side_by_side(llm: LLM) -> None:
+    wanted = [c.token_ids for c in llm.generate(["hello", "there"], GREEDY)]
+    outer: tuple[int, ...] = ()
+    for i, chunk in enumerate(llm.stream("hello", GREEDY)):
+        outer += chunk.token_ids
+        if i == 1:
+            assert llm.generate("there", GREEDY)[0].token_ids == wanted[1]
+    assert outer == wanted[0]
+
+
+def test_configured_sampling_counts_where_no_parameters_are_given(folder: Path) -> None:
+    overrides = {"sampling.max_tokens": 3, "sampling.temperature": 0.0, "graphs.capture": "eager"}
+    engine = LLM(folder, **overrides, **{"runner.threads": 1})
+    (found,) = engine.generate("hello")
+    assert found.token_ids == engine.generate("hello", GREEDY)[0].token_ids[:3]
+    engine.close()
+
+
 def test_unknown_overrides_and_models_are_errors(folder: Path) -> None:
     with pytest.raises(ValueError, match=r"cache\.num_blocks"):
         LLM(folder, **{"cache.num_block": 64})

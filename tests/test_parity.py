@@ -15,6 +15,7 @@ PRESSED = {
     "model.max_len": 112,
     "batcher.max_step_tokens": 24,
     "batcher.min_chunk": 4,
+    "batcher.headroom": 1,
     "runner.max_seqs": 6,
 }
 

@@ -78,6 +78,20 @@ def test_a_hit_is_verified_against_the_tokens() -> None:
     assert pool.match(chain(tokens), [7, 7, 7, 7]) == []
 
 
+def test_an_earlier_answer_saves_the_second_look_but_not_the_lookup() -> None:
+    pool = BlockPool(8, SIZE)
+    tokens = list(range(12))
+    blocks = filled(pool, tokens)
+    known = pool.match(chain(tokens), tokens)
+    before = pool.version
+    assert pool.match(chain(tokens), [9] * 12, known=known) == blocks  # trusted, not compared
+    pool.release(blocks)
+    assert pool.version == before
+    pool.allocate(5)  # evicts the tail
+    assert pool.version > before
+    assert pool.match(chain(tokens), tokens, known=known) == blocks[:2]
+
+
 def test_without_prefix_reuse_nothing_is_indexed() -> None:
     pool = BlockPool(8, SIZE, prefix=False)
     tokens = list(range(8))
@@ -130,16 +144,6 @@ def test_a_quarantined_block_may_be_shared_again() -> None:
     pool.check()
     pool.end_step()
     assert pool.num_referenced == 1
-    pool.check()
-
-
-def test_clearing_the_prefix_index_frees_what_is_cached() -> None:
-    pool = BlockPool(8, SIZE)
-    tokens = list(range(8))
-    pool.release(filled(pool, tokens))
-    pool.clear_prefix()
-    assert pool.num_cached == 0
-    assert pool.match(chain(tokens), tokens) == []
     pool.check()
 
 

@@ -149,7 +149,7 @@ def test_penalties_equal_their_definitions(
 
 def test_penalties_survive_preemption(folder: Path) -> None:
     wanted = _penalized(folder, PROMPT, 40, presence_penalty=1.5)
-    pressed = {"cache.num_blocks": 20, "model.max_len": 112, "runner.max_seqs": 8}
+    pressed = {"cache.num_blocks": 20, "model.max_len": 112, "batcher.headroom": 1}
     core = open_engine(folder, SETTINGS | pressed)
     for uid in range(8):
         submit(core, uid, PROMPT, temperature=0.0, max_tokens=40, presence_penalty=1.5)
@@ -157,6 +157,26 @@ def test_penalties_survive_preemption(folder: Path) -> None:
         assert [t for e in events for t in e.token_ids] == wanted
     assert core.stats().num_preemptions > 0
     core.close()
+
+
+def test_prompt_logprobs_survive_preemption(folder: Path) -> None:
+    pressed = {"cache.num_blocks": 20, "model.max_len": 112, "batcher.headroom": 1}
+    core = open_engine(folder, SETTINGS | pressed)
+    prompt = mixed_prompts(1, 40, 97, seed=3)[0]
+    for uid in range(6):
+        submit(core, uid, prompt, temperature=0.0, max_tokens=50, prompt_logprobs=1)
+    answers = [events for _, events in sorted(drain(core).items())]
+    assert core.stats().num_preemptions > 0
+    for events in answers:
+        scores = [e.prompt_logprobs for e in events if e.prompt_logprobs is not None]
+        assert scores == [answers[0][0].prompt_logprobs]
+        assert len(scores[0] or ()) == len(prompt)
+    core.close()
+
+
+def test_a_prompt_of_one_token_has_nothing_to_score(core: EngineCore) -> None:
+    submit(core, 1, [5], temperature=0.0, prompt_logprobs=1)
+    assert drain(core)[1, 0][0].prompt_logprobs == [None]
 
 
 def test_min_tokens_forbids_the_end(core: EngineCore, folder: Path) -> None:

@@ -167,9 +167,9 @@ async def test_one_dead_prompt_of_many() -> None:
 async def test_the_real_queue_limit() -> None:
     gate = Gate()
     config = test_config()
-    config.batcher.max_waiting = 2
+    config.batcher.max_waiting = 3
     async with serving(Engine(gate=gate, max_seqs=1), config=config) as server:
-        held = asyncio.create_task(server.chat())
+        held = asyncio.create_task(server.chat(n=2))  # one runs, one waits
         await server.until(lambda: server.client.num_streams == 1)
         late = asyncio.create_task(server.chat(n=3))
         await server.until(lambda: server.client.num_streams == 2)

@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 
 from prelude.conf.schema import SamplingConfig
+from prelude.models.sampling_defaults import SamplingDefaults
 from prelude.server.errors import ApiError
 from prelude.server.protocol import ChatRequest, CompletionRequest
-from prelude.server.sampling import SamplingDefaults, sampling_params
+from prelude.server.sampling import sampling_params
 from prelude.types.request import SamplingParams
 
 NO_DEFAULTS = SamplingDefaults({}, None)

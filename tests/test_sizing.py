@@ -103,6 +103,22 @@ def test_a_containers_limit_counts(tmp_path: Path, limit: str, usage: str) -> No
     assert host_memory_bytes(_tree(tmp_path, files)) == 2_000_000
 
 
+def test_file_cache_in_a_container_is_not_used_up(tmp_path: Path) -> None:
+    group = "sys/fs/cgroup/memory"
+    files = {
+        "proc/meminfo": MEMINFO,
+        f"{group}.max": "3000000\n",
+        f"{group}.current": "2900000\n",
+        f"{group}.stat": "anon 1000000\ninactive_file 1900000\n",
+    }
+    assert host_memory_bytes(_tree(tmp_path, files)) == 2_000_000
+
+
+def test_no_meminfo_is_the_same_error(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"set cache\.memory_gib"):
+        host_memory_bytes(tmp_path)
+
+
 def test_a_strange_meminfo_is_an_error_that_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"set cache\.memory_gib"):
         host_memory_bytes(_tree(tmp_path, {"proc/meminfo": "nothing\n"}))

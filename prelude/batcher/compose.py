@@ -64,11 +64,22 @@ class Composer:
     admitted: list[int] = field(default_factory=list)
     preempted: list[int] = field(default_factory=list)
     residents: list[SequenceView] = field(default_factory=list)
+    num_promised: int = 0  # blocks that residents will want soon, out of those available
+    limit_ms: float = 0.0
+    limit_tokens: int = 0
 
     def __post_init__(self) -> None:
         self.num_available = self.view.num_available_blocks
         self.num_free_slots = self.view.num_free_slots
         self.residents = sorted(self.view.running, key=lambda seq: seq.seq_id)
+        self.num_promised = sum(self._wanted(s) - len(s.blocks) for s in self.residents)
+        self.share(1.0)
+
+    def share(self, fraction: float) -> None:
+        """From now on chunks may use this fraction of what is left of both budgets."""
+        spent_ms, tokens = self.price(self.sums), self.sums.tokens
+        self.limit_ms = spent_ms + fraction * (self.budget_ms - spent_ms)
+        self.limit_tokens = tokens + int(fraction * (self.config.max_step_tokens - tokens))
 
     def price(self, sums: Sums) -> float:
         if not sums.rows:
@@ -76,13 +87,13 @@ class Composer:
         return self.prices.step_ms(sums.tokens, sums.rows, sums.ctx, sums.pairs)
 
     def chunk(self, start: int, pending: int, at_least: int = 0) -> int:
-        """Most new tokens from ``start`` that both budgets still allow, but ``at_least`` (or all
+        """Most new tokens from ``start`` that both limits still allow, but ``at_least`` (or all
         that is pending) whatever they say."""
-        limit = min(pending, max(self.config.max_step_tokens - self.sums.tokens, at_least))
+        limit = min(pending, max(self.limit_tokens - self.sums.tokens, at_least))
         low, high = min(at_least, limit), limit
         while low < high:
             middle = (low + high + 1) // 2
-            if self.price(self.sums.plus(start, middle)) <= self.budget_ms:
+            if self.price(self.sums.plus(start, middle)) <= self.limit_ms:
                 low = middle
             else:
                 high = middle - 1
@@ -101,12 +112,14 @@ class Composer:
             needed = self._new_blocks(seq, count) if count > 0 else 0
         if count > 0:
             self._pick(seq, seq.num_computed, count, needed)
+            self.num_promised -= needed
         return max(count, 0)
 
     def fits(self, seq: SequenceView, hit: PrefixHit) -> bool:
-        """True if a waiting sequence's tokens so far and one more have room now."""
-        wanted = -(-(seq.num_tokens + 1) // self.view.block_size)
-        return wanted - hit.num_blocks + hit.num_warm <= self.num_available
+        """True if a waiting sequence has room beside what residents were promised: it will not be
+        evicted again at once."""
+        needed = self._wanted(seq) - hit.num_blocks + hit.num_warm
+        return needed + max(self.num_promised, 0) <= self.num_available
 
     def admit(self, seq: SequenceView, hit: PrefixHit, count: int) -> None:
         """Make a waiting sequence resident with a first chunk of ``count`` tokens."""
@@ -114,6 +127,7 @@ class Composer:
         self.num_free_slots -= 1
         self.admitted.append(seq.seq_id)
         self._pick(seq, hit.num_tokens, count, blocks + hit.num_warm)
+        self.num_promised += self._wanted(seq) - hit.num_blocks - blocks
 
     def plan(self) -> Plan:
         launches = tuple(self._launches())
@@ -131,6 +145,11 @@ class Composer:
         self.sums = self.sums.plus(start, count)
         self.num_available -= blocks
 
+    def _wanted(self, seq: SequenceView) -> int:
+        """Blocks for all its tokens and for the headroom it may still grow by."""
+        growth = min(max(seq.num_remaining, 1), self.config.headroom)
+        return -(-(seq.num_tokens + growth) // self.view.block_size)
+
     def _new_blocks(self, seq: SequenceView, count: int) -> int:
         return -(-(seq.num_computed + count) // self.view.block_size) - len(seq.blocks)
 
@@ -141,6 +160,8 @@ class Composer:
         if pick := self.picks.pop(victim.seq_id, None):
             self.sums = self.sums.minus(pick.start, pick.count)
             self.num_available += self._new_blocks(victim, pick.count)
+            self.num_promised += self._new_blocks(victim, pick.count)
+        self.num_promised -= self._wanted(victim) - len(victim.blocks)
         self.num_available += self.view.reclaimable(victim)
         self.preempted.append(victim.seq_id)
         return True

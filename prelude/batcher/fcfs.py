@@ -1,19 +1,19 @@
 """First come, first served, tuned: the honest baseline that other policies are measured against.
 
-Decode rows of all residents first; then prefill chunks of residents; then new admissions in order
-of arrival, as far as the token and the millisecond budget go. A long prompt is cut so that running
-streams never wait longer than the budget (or one ``min_chunk``, so that prefill always moves). A
-request that does not fit into memory may be overtaken by ``max_bypass`` others, then all wait.
-"""
+Decode rows of all residents first. Then new requests in order of arrival, while there is memory
+and time; they may take half of what is left of the step if a resident has prompt left, so that a
+short question is not held up by a long one before it. Then the residents' prefill chunks. A long
+prompt is cut so that running streams never wait longer than the budget (or one ``min_chunk``, so
+that prefill always moves).
 
-from itertools import islice
+A request that does not fit into memory may be overtaken by ``max_bypass`` others, then all wait; a
+preempted one is never overtaken, for newcomers would take what it needs to come back.
+"""
 
 from prelude.batcher.compose import Composer
 from prelude.batcher.view import PolicyState, ScheduleConfig, SystemView
 from prelude.types.plan import Plan
 from prelude.types.prices import PriceTable
-
-_MAX_SCANNED = 128
 
 
 def fcfs(
@@ -23,8 +23,11 @@ def fcfs(
     streaming = any(seq.is_decoding for seq in view.running)
     step = Composer(view, prices, config, config.step_ms if streaming else config.idle_step_ms)
     _decode(step)
+    partial = any(not seq.is_decoding for seq in step.residents)
+    step.share(0.5 if partial else 1.0)
+    bypassed = _admit(step, dict(state.bypassed), at_least=0 if partial else config.min_chunk)
+    step.share(1.0)
     _continue_prefill(step)
-    bypassed = _admit(step, dict(state.bypassed))
     return step.plan(), PolicyState(bypassed)
 
 
@@ -44,29 +47,28 @@ def _continue_prefill(step: Composer) -> None:
         prefilled |= count > 0 and step.add_resident(seq, count) > 0
 
 
-def _admit(step: Composer, bypassed: dict[int, int]) -> dict[int, int]:
-    """Returns how often each still waiting sequence has been overtaken for lack of memory."""
+def _admit(step: Composer, bypassed: dict[int, int], at_least: int) -> dict[int, int]:
+    """The first to be admitted gets ``at_least`` so many tokens. Returns how often each still
+    waiting sequence has been overtaken for lack of memory."""
     blocked: list[int] = []
     if step.preempted:
         return bypassed
-    has_prefill = any(not pick.seq.is_decoding for pick in step.picks.values())
-    for seq in islice(step.view.waiting, _MAX_SCANNED):
-        if not step.num_free_slots:
+    for seq in step.view.waiting:
+        if not step.num_free_slots or len(blocked) > step.config.max_bypass:
             break
         if seq.is_held:
             continue
         hit = step.view.match(seq)
         if not step.fits(seq, hit):
-            if bypassed.get(seq.seq_id, 0) >= step.config.max_bypass:
+            if seq.num_preemptions or bypassed.get(seq.seq_id, 0) >= step.config.max_bypass:
                 break
             blocked.append(seq.seq_id)
             continue
-        at_least = 0 if has_prefill else step.config.min_chunk
         count = step.chunk(hit.num_tokens, seq.num_tokens - hit.num_tokens, at_least)
         if not count:
             break
         step.admit(seq, hit, count)
-        has_prefill = True
+        at_least = 0
         bypassed.pop(seq.seq_id, None)
         for overtaken in blocked:
             bypassed[overtaken] = bypassed.get(overtaken, 0) + 1

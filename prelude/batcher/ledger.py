@@ -5,6 +5,7 @@ import random
 from bisect import insort
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import islice
 
 from prelude.batcher.sequence import NO_SLOT, Sequence
 from prelude.batcher.view import PrefixHit, SequenceView
@@ -97,6 +98,8 @@ class Ledger:
         """Queue a request as ``n`` sequences. Raises ``RequestError`` if it can never be served
         and ``OverloadedError`` if the queue is full."""
         self._validate(request)
+        if request.params.n > self.max_waiting:
+            raise RequestError(f"n: at most {self.max_waiting} choices may wait at once")
         if len(self._waiting) + request.params.n > self.max_waiting:
             raise OverloadedError(len(self._waiting))
         params = request.params
@@ -194,16 +197,24 @@ class Ledger:
     def _shareable(self, seq: Sequence) -> list[int]:
         """Blocks that already hold the KV of this sequence's beginning; at least one token is
         always left to compute, for its logits."""
-        if seq.index == 0 and seq.params.prompt_logprobs is not None and not seq.num_output:
+        if seq.wants_prompt_logprobs:
             return []
-        limit = (seq.num_tokens - 1) // self.block_size
-        hit = self.pool.match(seq.chain(self.block_size)[:limit], seq.token_ids)
+        hit = self._cached(seq)
         leader = seq.leader
         if leader is not None and leader.slot != NO_SLOT:
             full = min(leader.num_computed, seq.num_prompt - 1) // self.block_size
             if full > len(hit):
                 return leader.blocks[:full]
         return hit
+
+    def _cached(self, seq: Sequence) -> list[int]:
+        """Blocks of the prefix index, looked up again only when the index has changed."""
+        if seq.hit_version != self.pool.version:
+            limit = (seq.num_tokens - 1) // self.block_size
+            chain = islice(seq.chain(self.block_size), limit)
+            seq.hit = self.pool.match(chain, seq.token_ids, known=seq.hit)
+            seq.hit_version = self.pool.version
+        return seq.hit
 
     def _enter(self, seq_id: int) -> SlotAdmit:
         seq = next(s for s in self._waiting if s.seq_id == seq_id)
@@ -223,10 +234,10 @@ class Ledger:
             seq_id,
             seq.params,
             seq.seed,
-            seq.token_ids,
+            tuple(seq.token_ids),
             seq.num_prompt,
             (*seq.eos_ids, *seq.params.stop_token_ids),
-            is_leader=seq.leader is None,
+            seq.wants_prompt_logprobs,
         )
 
     def _shared_grant(self, admit: SlotAdmit) -> Iterator[BlockGrant]:

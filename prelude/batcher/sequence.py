@@ -36,7 +36,9 @@ class Sequence:
     scheduled_s: float | None = None
     first_token_s: float | None = None
     finish_reason: FinishReason | None = None
-    prompt_logprobs: list[TokenLogprobs | None] = field(default_factory=list)
+    prompt_logprobs: list[TokenLogprobs] = field(default_factory=list)
+    hit: list[int] = field(default_factory=list)  # cached blocks found for it when it last waited
+    hit_version: int = -1
 
     def __post_init__(self) -> None:
         self.token_ids = list(self.request.prompt_ids)
@@ -67,6 +69,12 @@ class Sequence:
     def num_remaining(self) -> int:
         """Output tokens it may still produce."""
         return self.max_tokens - self.num_output
+
+    @property
+    def wants_prompt_logprobs(self) -> bool:
+        """True while its prompt must be computed in full, scored token by token. Of ``n`` choices
+        one is enough, and a sequence that has an output token has them already."""
+        return self.params.prompt_logprobs is not None and self.index == 0 and not self.num_output
 
     @property
     def is_held(self) -> bool:

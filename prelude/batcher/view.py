@@ -30,6 +30,8 @@ class SequenceView(Protocol):
     @property
     def is_held(self) -> bool: ...
     @property
+    def num_preemptions(self) -> int: ...
+    @property
     def blocks(self) -> Seq[int]: ...
 
 
@@ -70,7 +72,7 @@ class ScheduleConfig:
 
     ``mix`` puts decode rows and prefill chunks into one launch (one pass over the weights), which
     pays wherever a launch is ragged anyway; without it a step is a decode launch and a prefill
-    launch.
+    launch. ``headroom`` tokens of growth are kept free for every resident when others are admitted.
     """
 
     max_step_tokens: int
@@ -78,6 +80,7 @@ class ScheduleConfig:
     idle_step_ms: float
     min_chunk: int
     max_bypass: int
+    headroom: int = 64
     mix: bool = True
 
 

@@ -53,6 +53,7 @@ class BlockPool:
         self._cached: OrderedDict[int, None] = OrderedDict()
         self._quarantine: dict[int, None] = {}
         self._in_step = False
+        self.version = 0  # changes whenever a match might
 
     @property
     def num_usable(self) -> int:
@@ -83,16 +84,20 @@ class BlockPool:
         """How many of these blocks would become available if their one holder let go."""
         return sum(self._refs[block_id] == 1 for block_id in block_ids)
 
-    def match(self, digests: Sequence[Digest], tokens: Sequence[int]) -> list[int]:
+    def match(
+        self, digests: Iterable[Digest], tokens: Sequence[int], known: Sequence[int] = ()
+    ) -> list[int]:
         """Longest chain of indexed blocks for ``digests``, each verified against ``tokens``.
-        Changes nothing."""
+        ``known`` is an earlier answer for the same digests: what is still there needs no second
+        look. Changes nothing."""
         size = self.block_size
         hit: list[int] = []
         for i, digest in enumerate(digests):
             block_id = self._index.get(digest)
-            if block_id is None or self._tokens[block_id] != tuple(
-                tokens[i * size : (i + 1) * size]
-            ):
+            if block_id is None:
+                break
+            seen = i < len(known) and known[i] == block_id
+            if not seen and self._tokens[block_id] != tuple(tokens[i * size : (i + 1) * size]):
                 break
             hit.append(block_id)
         return hit
@@ -120,6 +125,7 @@ class BlockPool:
         """Let later prompts reuse a full block. The first block of a digest stays indexed."""
         assert self._refs[block_id] > 0, "only a referenced block can be published"
         if self._prefix and digest not in self._index and self._digest[block_id] is None:
+            self.version += 1
             self._index[digest] = block_id
             self._digest[block_id] = digest
             self._tokens[block_id] = tuple(tokens)
@@ -155,15 +161,11 @@ class BlockPool:
         block_id, _ = self._cached.popitem(last=False)
         digest = self._digest[block_id]
         assert digest is not None
+        self.version += 1
         del self._index[digest]
         self._digest[block_id] = None
         self._tokens[block_id] = ()
         return block_id
-
-    def clear_prefix(self) -> None:
-        """Forget every cached block (weights changed, or a benchmark wants a cold start)."""
-        while self._cached:
-            self._free.append(self._evict())
 
     def check(self) -> None:
         """free + referenced + cached + quarantined = total, and no block is in two of them."""

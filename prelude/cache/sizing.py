@@ -35,6 +35,7 @@ def host_memory_bytes(root: Path = Path("/")) -> int:
         limit = _read_int(root / limit_file[1:])
         usage = _read_int(root / usage_file[1:])
         if limit is not None and usage is not None:
+            usage -= _reclaimable((root / usage_file[1:]).with_name("memory.stat"))
             available = min(available, max(limit - usage, 0))
     return available
 
@@ -94,8 +95,18 @@ def _wanted(config: CacheConfig, block_bytes: int, free_bytes: int, useful: int)
     return min(choices)
 
 
+def _reclaimable(stat: Path) -> int:
+    """File cache that the kernel gives back when asked: a checkpoint just read, above all."""
+    try:
+        fields = dict(line.split() for line in stat.read_text().splitlines())
+        return int(fields.get("total_inactive_file", fields.get("inactive_file", 0)))
+    except (OSError, ValueError):
+        return 0
+
+
 def _meminfo_available(path: Path) -> int:
-    for line in path.read_text().splitlines():
+    lines = path.read_text().splitlines() if path.exists() else []
+    for line in lines:
         if line.startswith("MemAvailable:"):
             return int(line.split()[1]) * 1024
     raise ValueError(f"{path} has no MemAvailable; set cache.memory_gib")

@@ -7,6 +7,7 @@ One ``EngineClient`` serves any number of concurrent requests of one event loop 
 
 import asyncio
 import itertools
+import logging
 import time
 from collections.abc import AsyncIterator
 from typing import Literal, Protocol, Self
@@ -28,6 +29,8 @@ from prelude.types.wire import (
     Truncate,
 )
 
+logger = logging.getLogger(__name__)
+
 EngineState = Literal["starting", "ready", "dead"]
 
 
@@ -40,7 +43,9 @@ class Transport(Protocol):
 
     def send(self, message: ToEngine) -> None: ...
     async def receive(self) -> FromEngine: ...
-    async def close(self) -> None: ...
+    async def close(self, *, wait: bool) -> None:
+        """Free everything. ``wait`` lets an engine that was told to shut down end by itself."""
+        ...
 
 
 class Stream:
@@ -136,7 +141,8 @@ class EngineClient:
         *,
         cache_salt: str = "",
     ) -> Stream:
-        """Start a request. Raises ``EngineDeadError`` at once if the engine is gone."""
+        """Start a request. Raises ``EngineDeadError`` at once if the engine is gone, and
+        ``ValueError`` for what no engine could read, such as a token id of over 64 bits."""
         if self.error is not None:
             raise self.error
         request = Request(
@@ -147,8 +153,11 @@ class EngineClient:
             cache_salt=cache_salt,
         )
         stream = Stream(self, request)
+        try:
+            self._transport.send(Submit(request))
+        except (OverflowError, TypeError) as error:
+            raise ValueError(f"this request cannot be sent to an engine: {error}") from error
         self._streams[request.uid] = stream
-        self._transport.send(Submit(request))
         return stream
 
     def send(self, message: ToEngine) -> None:
@@ -164,8 +173,9 @@ class EngineClient:
         self.send(Shutdown())
         self._reader.cancel()
         await asyncio.gather(self._reader, return_exceptions=True)
+        was_ready = self.state == "ready"
         self._die(EngineDeadError("the engine was shut down"))
-        await self._transport.close()
+        await self._transport.close(wait=was_ready)
 
     async def _read(self) -> None:
         try:
@@ -173,6 +183,9 @@ class EngineClient:
                 self._handle(await self._transport.receive())
         except EngineDeadError as error:
             self._die(error)
+        except Exception as error:
+            logger.exception("reading from the engine failed")
+            self._die(EngineDeadError(f"reading from the engine failed: {error}"))
 
     def _handle(self, message: FromEngine) -> None:
         match message:

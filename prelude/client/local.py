@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from prelude.client.client import EngineClient, EngineDeadError
 from prelude.engine.core import EngineCore
-from prelude.engine.loop import run_loop
+from prelude.engine.loop import describe, run_loop
 from prelude.types.wire import (
     EngineInfo,
     Failed,
@@ -58,20 +58,20 @@ class LocalTransport:
             raise EngineDeadError(message.message)
         return message
 
-    async def close(self) -> None:
+    async def close(self, *, wait: bool) -> None:
         self._channel.inbox.put(Shutdown())
         await asyncio.to_thread(self._thread.join)
 
     def _run(self, make_core: Callable[[], tuple[EngineCore, EngineInfo]]) -> None:
         try:
             core, info = make_core()
-            self._channel.send(Ready(info))
-            run_loop(core, self._channel)
-            core.close()
+            with contextlib.closing(core):
+                self._channel.send(Ready(info))
+                run_loop(core, self._channel)
         except ValueError as error:
             self._channel.send(Failed(str(error)))
         except Exception as error:
-            self._channel.send(Failed(f"{type(error).__name__}: {error}"))
+            self._channel.send(Failed(describe(error)))
 
 
 def start_local(make_core: Callable[[], tuple[EngineCore, EngineInfo]]) -> EngineClient:

@@ -32,7 +32,7 @@ class ProcessTransport:
         self._context = zmq.Context()
         self._push = self._context.socket(zmq.PUSH)
         self._push.set_hwm(0)
-        self._push.bind(to_engine)
+        self._push.connect(to_engine)  # messages queue from now on; the engine binds
         pull = self._context.socket(zmq.PULL)
         pull.set_hwm(0)
         pull.bind(self._from_engine)
@@ -51,8 +51,7 @@ class ProcessTransport:
         return self._process.pid
 
     def send(self, message: ToEngine) -> None:
-        with contextlib.suppress(zmq.Again):  # the engine is gone; receive() says so
-            self._push.send(encode(message), zmq.NOBLOCK)
+        self._push.send(encode(message), zmq.NOBLOCK)
 
     async def receive(self) -> FromEngine:
         message = decode_from_engine(await self._pull.recv())
@@ -60,10 +59,10 @@ class ProcessTransport:
             raise EngineDeadError(message.message)
         return message
 
-    async def close(self) -> None:
-        """Wait for the process to end by itself (a ``Shutdown`` was sent), else kill it."""
+    async def close(self, *, wait: bool) -> None:
+        """An engine that is starting cannot be asked, and is killed."""
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._dead.wait(), _JOIN_S)
+            await asyncio.wait_for(self._dead.wait(), _JOIN_S if wait else 0)
         if self._process.is_alive():
             self._process.kill()
         await asyncio.to_thread(self._process.join)
@@ -88,6 +87,7 @@ class ProcessTransport:
         code = self._process.exitcode
         how = f"signal {-code}" if code and code < 0 else f"exit code {code}"
         with self._context.socket(zmq.PUSH) as push:
+            push.linger = int(_LAST_WORDS_S * 1e3)
             push.connect(self._from_engine)
             push.send(encode(Failed(f"the engine process ended unexpectedly ({how})")))
 

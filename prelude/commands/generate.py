@@ -2,7 +2,6 @@
 
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prelude.commands.parser import CommandParser
@@ -50,14 +49,10 @@ def run(argv: list[str]) -> int:
 
 def _stream(config: "Config", prompt: "Prompt") -> Iterator[str]:
     from prelude.llm import LLM
-    from prelude.server.sampling import SamplingDefaults
-    from prelude.types.request import SamplingParams
 
     llm = LLM(config.model.path, **_leaves(config))
     try:
-        defaults = SamplingDefaults.load(config.sampling, Path(llm.info.model_path))
-        params = SamplingParams(max_tokens=defaults.max_tokens, **defaults.values)
-        for chunk in llm.stream(prompt, params):
+        for chunk in llm.stream(prompt):
             yield chunk.text
     finally:
         llm.close()

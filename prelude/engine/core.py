@@ -57,6 +57,7 @@ class EngineCore:
             idle_step_ms=batcher.idle_step_ms,
             min_chunk=batcher.min_chunk,
             max_bypass=batcher.max_bypass,
+            headroom=batcher.headroom,
         )
         self._prices = PriceEstimator(runner.prices)
         self._clock = clock
@@ -70,6 +71,10 @@ class EngineCore:
     @property
     def has_work(self) -> bool:
         return bool(self.ledger.num_running or self.ledger.num_waiting)
+
+    def can_queue(self, count: int) -> bool:
+        """True unless ``count`` more sequences would find the queue full now."""
+        return self.ledger.num_waiting + count <= self.ledger.max_waiting or not self.has_work
 
     def add(self, request: Request) -> list[TokenEvent]:
         """Queue a request. One that can never be served, or finds the queue full, ends here: its
@@ -88,8 +93,6 @@ class EngineCore:
     def abort(self, uid: int) -> list[TokenEvent]:
         """End a request's unfinished choices; their slots and blocks are free on return."""
         unfinished = [seq for seq in self.ledger.group(uid) if not seq.finish_reason]
-        for seq in unfinished:
-            self._wasted_tokens += seq.num_output
         return [self._finish(seq, "abort") for seq in unfinished]
 
     def truncate(self, uid: int, index: int, num_tokens: int) -> list[TokenEvent]:
@@ -142,8 +145,8 @@ class EngineCore:
         is_first = seq.first_token_s is None
         if is_first:
             seq.first_token_s = self.ledger.now_s
-            self._cached_prompt_tokens += seq.num_cached_tokens
-            prompt_logprobs = seq.prompt_logprobs or None
+            self._cached_prompt_tokens += seq.num_cached_tokens if seq.leader is None else 0
+            prompt_logprobs = self._prompt_logprobs(seq)
         reason, stop_id = _stop(seq, sampled.token_id)
         if reason:
             self.ledger.finish(seq, reason)
@@ -159,7 +162,14 @@ class EngineCore:
             self._timings(seq) if reason or is_first else None,
         )
 
+    def _prompt_logprobs(self, seq: Sequence) -> list[TokenLogprobs | None] | None:
+        """The first prompt token has nothing to be predicted from."""
+        wanted = seq.params.prompt_logprobs is not None and seq.index == 0
+        return [None, *seq.prompt_logprobs] if wanted else None
+
     def _finish(self, seq: Sequence, reason: FinishReason, keep: int | None = None) -> TokenEvent:
+        if reason == "abort":
+            self._wasted_tokens += seq.num_output
         self.ledger.finish(seq, reason, keep)
         return TokenEvent(
             seq.request.uid,
@@ -264,10 +274,8 @@ def _token_logprobs(seq: Sequence, sampled: Sampled) -> list[TokenLogprobs] | No
 
 
 def _collect_prompt_logprobs(seq: Sequence, part: PromptLogprobs) -> None:
-    """Rows come in order; the first prompt token has nothing to be predicted from."""
-    if not seq.prompt_logprobs:
-        seq.prompt_logprobs.append(None)
-    assert part.first == len(seq.prompt_logprobs)
+    """Rows come in order, from the second prompt token on."""
+    assert part.first == len(seq.prompt_logprobs) + 1
     for token_id, logprob, ids, values in zip(
         part.token_ids, part.logprobs, part.top_ids, part.top_logprobs, strict=True
     ):

@@ -1,6 +1,8 @@
 """The engine loop: messages in, steps, one message of events out per step."""
 
 import logging
+import traceback
+from pathlib import Path
 from typing import Protocol
 
 from prelude.engine.core import EngineCore
@@ -42,6 +44,12 @@ def run_loop(core: EngineCore, channel: Channel) -> None:
     finally:
         core.abort_all()
     logger.info("engine shut down")
+
+
+def describe(error: Exception) -> str:
+    """The root cause in one line: kind, message, and where it was raised."""
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__}: {error} ({Path(frame.filename).name}:{frame.lineno})"
 
 
 def _turn(core: EngineCore, channel: Channel, said: EngineStats) -> EngineStats | None:

@@ -5,12 +5,12 @@ import logging
 import multiprocessing as mp
 import os
 import signal
-import traceback
 
+import msgspec
 import zmq
 
 from prelude.conf.schema import Config
-from prelude.engine.loop import run_loop
+from prelude.engine.loop import describe, run_loop
 from prelude.engine.progress import progress_bar
 from prelude.logs import configure_logging
 from prelude.types.wire import (
@@ -33,7 +33,7 @@ class ZmqChannel:
         self._context = zmq.Context()
         self._pull = self._context.socket(zmq.PULL)
         self._pull.set_hwm(0)
-        self._pull.connect(to_engine)
+        self._pull.bind(to_engine)
         self._push = self._context.socket(zmq.PUSH)
         self._push.set_hwm(0)
         self._push.connect(from_engine)
@@ -54,6 +54,8 @@ class ZmqChannel:
                 messages.append(decode_to_engine(self._pull.recv(zmq.NOBLOCK)))
             except zmq.Again:
                 break
+            except msgspec.MsgspecError as error:  # one client's nonsense must not end the others
+                logger.error("a message that cannot be read was dropped: %s", error)
         return messages
 
     def send(self, message: FromEngine) -> None:
@@ -72,28 +74,36 @@ def engine_main(config: Config, to_engine: str, from_engine: str) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     configure_logging(config.log.level)
     channel = ZmqChannel(to_engine, from_engine)
+    code = 1
     try:
-        from prelude.engine.build import build_engine
-
-        with progress_bar() as draw:
-
-            def report(phase: str, fraction: float) -> None:
-                draw(phase, fraction)
-                channel.send(Progress(phase, fraction))
-
-            core, info = build_engine(config, report)
-        gc.collect()
-        gc.freeze()  # what start-up made stays: collections during steps need not look at it
-        channel.send(Ready(info))
-        run_loop(core, channel)
-        core.close()
+        _run(config, channel)
+        code = 0
     except ValueError as error:  # somebody's setting or checkpoint: the message says what to do
         channel.send(Failed(str(error)))
     except Exception as error:
         logger.error("the engine failed", exc_info=True)
-        channel.send(Failed(f"{type(error).__name__}: {error}", traceback.format_exc()))
+        channel.send(Failed(describe(error)))
     finally:
         channel.close()
     # Compile workers and OpenMP threads must not keep a finished engine alive.
     logging.shutdown()
-    os._exit(0)
+    os._exit(code)
+
+
+def _run(config: Config, channel: ZmqChannel) -> None:
+    from prelude.engine.build import build_engine
+
+    with progress_bar() as draw:
+
+        def report(phase: str, fraction: float) -> None:
+            draw(phase, fraction)
+            channel.send(Progress(phase, fraction))
+
+        core, info = build_engine(config, report)
+    gc.collect()
+    gc.freeze()  # what start-up made stays: collections during steps need not look at it
+    try:
+        channel.send(Ready(info))
+        run_loop(core, channel)
+    finally:
+        core.close()

@@ -43,7 +43,8 @@ class StepLog:
 
     def __init__(self, path: Path | None = None, keep: int = 1024) -> None:
         self._records: deque[StepRecord] = deque(maxlen=keep)
-        self._file: IO[bytes] | None = path.open("ab") if path else None
+        # Unbuffered: the last steps before a crash are the ones somebody will want.
+        self._file: IO[bytes] | None = path.open("ab", buffering=0) if path else None
         self._encoder = msgspec.json.Encoder()
 
     def __iter__(self) -> Iterator[StepRecord]:

@@ -11,7 +11,8 @@ _FLOATS = ("temperature", "top_p", "min_p", "repetition_penalty")
 
 def read_generation_defaults(folder: Path) -> dict[str, float | int]:
     """The sampling fields that generation_config.json sets: temperature, top_p, min_p,
-    repetition_penalty, top_k. Empty without the file. Raises ``ValueError`` naming a bad field."""
+    repetition_penalty, top_k. ``do_sample: false`` means temperature 0. Empty without the file.
+    Raises ``ValueError`` naming a bad field."""
     config = _read_generation_config(folder)
     defaults: dict[str, float | int] = {}
     for name in (*_FLOATS, "top_k"):
@@ -22,6 +23,8 @@ def read_generation_defaults(folder: Path) -> dict[str, float | int]:
             raise ValueError(f"{folder}/generation_config.json: {name} must be a number")
         # -1 is how some authors write "off", which is 0 here.
         defaults[name] = max(int(value), 0) if name == "top_k" else float(value)
+    if config.get("do_sample") is False:
+        defaults["temperature"] = 0.0
     return defaults
 
 

@@ -8,7 +8,16 @@ or reused too early changes the output, as it would on a device.
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from prelude.types.plan import Launch, Plan, ProgramCount, Row, Sampled, StepOutput
+from prelude.types.plan import (
+    Launch,
+    Plan,
+    ProgramCount,
+    PromptLogprobs,
+    Row,
+    Sampled,
+    SlotAdmit,
+    StepOutput,
+)
 from prelude.types.prices import PriceTable, flat_prices
 
 NextToken = Callable[[list[int]], int]
@@ -37,6 +46,7 @@ class FakeRunner:
     programs: ProgramCount = field(default_factory=ProgramCount)
     num_steps: int = 0
     _tables: dict[int, list[int]] = field(default_factory=dict)
+    _admits: dict[int, SlotAdmit] = field(default_factory=dict)
     _last: dict[int, int] = field(default_factory=dict)
     _kv: dict[int, int] = field(default_factory=dict)
 
@@ -44,16 +54,20 @@ class FakeRunner:
         self.num_steps += 1
         for admit in plan.admits:
             self._tables[admit.slot] = []
+            self._admits[admit.slot] = admit
             self._last[admit.slot] = admit.token_ids[-1]
         for grant in plan.grants:
             table = self._tables[grant.slot]
             assert grant.first <= len(table), "a block table has a hole"
             table[grant.first :] = grant.block_ids
         sampled: list[Sampled] = []
+        scores: list[PromptLogprobs] = []
         for launch in plan.launches:
             sampled.extend(self._run(launch))
+            scores.extend(filter(None, map(self._score, launch.rows)))
             self.sleep(launch.price_ms)
-        return StepOutput(tuple(sampled), tuple(launch.price_ms for launch in plan.launches))
+        actual_ms = tuple(launch.price_ms for launch in plan.launches)
+        return StepOutput(tuple(sampled), actual_ms, tuple(scores))
 
     def upkeep(self) -> None:
         """Nothing is compiled here."""
@@ -76,6 +90,16 @@ class FakeRunner:
         token = self.model(context) if self.model else next_token(context, self.vocab_size)
         self._last[row.slot] = token
         return Sampled(row.seq_id, token, -1.0, (token,), (-1.0,))
+
+    def _score(self, row: Row) -> PromptLogprobs | None:
+        """Of the fake model every prompt token's logprob is minus its position."""
+        admit, first = self._admits[row.slot], row.start + 1
+        targets = admit.token_ids[first : min(first + row.num_tokens, admit.num_prompt)]
+        if not admit.scores_prompt or not targets:
+            return None
+        none: tuple[tuple[int, ...], ...] = ((),) * len(targets)
+        logprobs = tuple(-float(first + i) for i in range(len(targets)))
+        return PromptLogprobs(row.seq_id, first, targets, logprobs, none, ((),) * len(targets))
 
     def _position(self, row: Row, i: int) -> int:
         block, offset = divmod(i, self.block_size)

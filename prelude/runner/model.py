@@ -90,12 +90,8 @@ class ModelRunner:
         found = []
         first = 0
         for row in launch.rows:
-            admit = self._slots.admits[row.slot]
-            assert admit is not None
-            wanted = admit.params.prompt_logprobs is not None and admit.is_leader
-            if wanted and row.start < admit.num_prompt - 1:
-                logits = self.decoder.logits(hidden[first : first + row.num_tokens])
-                if (part := prompt_logprobs(row, logits, self._slots)) is not None:
-                    found.append(part)
+            own = hidden[first : first + row.num_tokens]
+            if (part := prompt_logprobs(row, own, self.decoder.logits, self._slots)) is not None:
+                found.append(part)
             first += row.num_tokens
         return found

@@ -1,5 +1,7 @@
 """Sampling of one launch: the parameters of its rows gathered, one vectorised pass, ids back."""
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -24,20 +26,23 @@ def sample(launch: Launch, inputs: LaunchInputs, logits: Tensor, slots: Slots) -
     return _with_logprobs(rows, logits, ids, max(count or 0 for count in wanted))
 
 
-def prompt_logprobs(row: Row, logits: Tensor, slots: Slots) -> PromptLogprobs | None:
-    """Logprobs of the prompt tokens that the new tokens of ``row`` predict; logits float32
-    [row's tokens, vocab]. None if the row predicts none (the end of the prompt)."""
+def prompt_logprobs(
+    row: Row, hidden: Tensor, logits: Callable[[Tensor], Tensor], slots: Slots
+) -> PromptLogprobs | None:
+    """Logprobs of the prompt tokens that the new tokens of ``row`` predict, a few positions at a
+    time: hidden [row's tokens, hidden], ``logits`` maps it to float32 [tokens, vocab]. None if
+    nobody asked or the row predicts none (the end of the prompt)."""
     admit = slots.admits[row.slot]
     assert admit is not None
     first = row.start + 1
     targets = list(admit.token_ids[first : min(first + row.num_tokens, admit.num_prompt)])
-    if not targets:
+    if not admit.scores_prompt or not targets:
         return None
     count = admit.params.prompt_logprobs or 0
     parts = []
     for i in range(0, len(targets), _LOGPROB_ROWS):
-        ids = torch.tensor(targets[i : i + _LOGPROB_ROWS], device=logits.device)
-        parts.append(sampling.logprobs(logits[i : i + len(ids)], ids, count))
+        ids = torch.tensor(targets[i : i + _LOGPROB_ROWS], device=hidden.device)
+        parts.append(sampling.logprobs(logits(hidden[i : i + len(ids)]), ids, count))
     own, top_ids, top = (torch.cat(part).tolist() for part in zip(*parts, strict=True))
     return PromptLogprobs(
         row.seq_id,

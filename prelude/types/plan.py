@@ -51,19 +51,19 @@ class Launch:
 class SlotAdmit:
     """A sequence takes a slot (first time or again): everything the device must know of it.
 
-    ``seed`` is already resolved. ``token_ids`` are prompt and output so far, which penalties
-    and resumed sequences need; ``num_prompt`` splits them. ``eos_ids`` are the tokens that
-    ``min_tokens`` forbids. Of ``n`` choices only the leader computes prompt logprobs.
+    ``seed`` is already resolved. ``token_ids`` are prompt and output so far, which penalties and
+    resumed sequences need; ``num_prompt`` splits them. ``eos_ids`` are the tokens that
+    ``min_tokens`` forbids. ``scores_prompt`` asks for the prompt's logprobs.
     """
 
     slot: int
     seq_id: int
     params: SamplingParams
     seed: int
-    token_ids: Ids[int]
+    token_ids: tuple[int, ...]
     num_prompt: int
     eos_ids: tuple[int, ...]
-    is_leader: bool = True
+    scores_prompt: bool = False
 
 
 @dataclass(frozen=True, slots=True)

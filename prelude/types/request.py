@@ -10,7 +10,6 @@ import msgspec
 
 SampleMode = Literal["greedy", "filtered", "full"]
 FinishReason = Literal["stop", "length", "abort", "error"]
-FINISH_REASONS: tuple[FinishReason, ...] = ("stop", "length", "abort", "error")
 
 MAX_TOP_LOGPROBS = 20
 _SEED_LIMIT = 2**63

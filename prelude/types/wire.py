@@ -91,7 +91,6 @@ class Failed(msgspec.Struct, frozen=True, tag="failed"):
     """The engine could not start or died: ``message`` is the root cause, in one line."""
 
     message: str
-    traceback: str = ""
 
 
 FromEngine = StepEvents | Progress | Ready | Failed
