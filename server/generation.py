@@ -6,7 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from prelude.client.client import EngineDeadError, Stream
-from prelude.server.errors import ApiError, engine_gone, from_engine, retry_later
+from prelude.server.errors import (
+    ApiError,
+    engine_gone,
+    from_engine,
+    from_value_error,
+    retry_later,
+)
 from prelude.server.services import Services
 from prelude.text.choice import ChoiceText, TextDelta
 from prelude.types.request import RequestTimings, SamplingParams, TokenEvent, TokenLogprobs
@@ -66,10 +72,17 @@ class Generation:
         self._prompt_only = prompt_only
         self._interrupted = False
         self._n = params[0].n
-        self._prompts = [
-            _Prompt(services.client.submit(ids, one, cache_salt=cache_salt), ids)
-            for ids, one in zip(prompts, params, strict=True)
-        ]
+        self._prompts: list[_Prompt] = []
+        try:
+            for ids, one in zip(prompts, params, strict=True):
+                stream = services.client.submit(ids, one, cache_salt=cache_salt)
+                self._prompts.append(_Prompt(stream, ids))
+        except (ValueError, EngineDeadError) as error:
+            for prompt in self._prompts:
+                prompt.stream.close()
+            if isinstance(error, ValueError):
+                raise from_value_error(error) from error
+            raise
         self.choices = [
             ChoiceText(services.tokenizer, one, ids if continues else ())
             for ids, one in zip(prompts, params, strict=True)

@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerFast
 
 from benchmarks.demo import data, tasks
 from benchmarks.demo.evaluate import TaskResult, final_answer, measure, problems, prompt_ids
-from benchmarks.demo.lexicon import CATEGORIES, UNITS
+from benchmarks.demo.lexicon import CATEGORIES, PROPERTIES, UNITS
 from benchmarks.demo.problem import CUE, Problem, Turn, held_out, in_split
 from benchmarks.demo.short import FACTS
 from benchmarks.demo.tokenizer import VOCAB_SIZE, Encoder, build, prompt, segments
@@ -31,6 +31,14 @@ def sample(task: str, count: int = 60, split: str = "train") -> list[Problem]:
 
 def numbers(text: str) -> list[int]:
     return [int(number) for number in re.findall(r"\d+", text)]
+
+
+CLUES = {
+    "animal": {"animal"},
+    "plant": {"plant", "plants"},
+    "food": {"eat"},
+    "made": {"made", "build", "built"},
+}
 
 
 def solve(task: str, question: str) -> str:
@@ -64,15 +72,16 @@ def solve(task: str, question: str) -> str:
             first, last = values
             step = 1 if last > first else -1
             return ", ".join(map(str, range(first, last + step, step)))
-        case "yes_no" if "even" in words or "odd" in words:
-            return "Yes" if (values[0] % 2 == 0) == ("even" in words) else "No"
+        case "yes_no" if values:
+            return "Yes" if values[0] % 2 == 0 else "No"
+        case "yes_no":
+            thing = next(kind for kind, things in CATEGORIES.items() if {*words} & {*things})
+            asked = next(name for name, clue in CLUES.items() if clue & {*words})
+            return "Yes" if thing in PROPERTIES[asked][0] else "No"
         case "compare":
             return str(max(values) if "larger" in words else min(values))
         case "countdown":
             return ", ".join(map(str, range(values[0], -1, -1)))
-        case "yes_no":
-            kind = next(name for name in CATEGORIES if name == words[-1])
-            return "Yes" if any(word in CATEGORIES[kind] for word in words) else "No"
     raise AssertionError(f"no solver for {task}")
 
 

@@ -199,3 +199,21 @@ def test_rows_of_prompt_and_output() -> None:
     assert output_row(entry, 10)[:2] == ("n", -1.0)
     assert output_row(entry, 10).text_offset == 13
     assert legacy_logprobs(rows)["tokens"] == [row.token for row in rows]
+
+
+async def test_a_prompt_that_cannot_be_sent_frees_those_before_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with serving() as server:
+        submit = server.client.submit
+
+        def refuse_short(prompt_ids: list[int], params: Any, **options: Any) -> Any:
+            if len(prompt_ids) == 1:
+                raise ValueError("this request cannot be sent to an engine")
+            return submit(prompt_ids, params, **options)
+
+        monkeypatch.setattr(server.client, "submit", refuse_short)
+        response = await server.complete(prompt=[[1, 2], [3]])
+        assert response.status_code == 400
+        assert "cannot be sent" in response.json()["error"]["message"]
+        assert server.client.num_streams == 0
