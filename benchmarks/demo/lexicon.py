@@ -102,6 +102,26 @@ CATEGORIES = {
     "metal": "iron copper silver gold zinc tin nickel lead steel bronze".split(),
 }
 
+# Property: the kinds that have it, and ways to ask.
+PROPERTIES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "animal": (
+        ("bird", "fish"),
+        ("Is {} an animal?", "Would you call {} an animal?", "Do you think {} is an animal?"),
+    ),
+    "plant": (
+        ("fruit", "vegetable", "flower"),
+        ("Does {} grow on a plant?", "Is {} part of a plant?", "Do plants bear {}?"),
+    ),
+    "food": (
+        ("fruit", "vegetable", "fish"),
+        ("Can you eat {}?", "Would you eat {}?", "Do people eat {}?"),
+    ),
+    "made": (
+        ("tool", "vehicle"),
+        ("Is {} made by people?", "Do people build {}?", "Was {} built by someone?"),
+    ),
+}
+
 SYSTEMS = (
     "You are a helpful assistant.",
     "You are the demo model of Prelude.",

@@ -81,7 +81,7 @@ def counting_problem(rng: Random, words: list[str]) -> Problem:
     count, lines = 0, []
     for symbol in text:
         count += symbol == letter
-        lines.append(f"{letter} {symbol} {'yes' if symbol == letter else 'no'} {count}")
+        lines.append(f"{symbol} {letter} {'yes' if symbol == letter else 'no'} {count}")
     form = rng.choice(
         (
             "How many times does the letter {} occur in {}?",

@@ -93,23 +93,18 @@ def article(noun: str) -> str:
 
 
 def yes_no(rng: Random, level: float) -> Problem:
-    form = rng.choice(("even", "odd", "kind", "kind", "kind"))
-    if form == "kind":
-        true_kind = rng.choice(list(lex.CATEGORIES))
-        thing = rng.choice(lex.CATEGORIES[true_kind])
-        kind = true_kind if rng.random() < 0.5 else rng.choice(list(lex.CATEGORIES))
-        truth = thing in lex.CATEGORIES[kind]
-        forms = ("Is {} {}?", "Is {} a kind of {}?", "Would you call {} {}?", "{}: is it {}?")
-        phrasing = rng.randrange(len(forms))
-        nouns = (article(thing), kind if phrasing == 1 else article(kind))
-        # The plain question is always trained; what is held out are the other wordings of a pair.
-        key = f"yesno:{thing}:{kind}:{phrasing}" if phrasing else "yesno:plain"
-        question = forms[phrasing].format(*nouns)
-    else:
+    """Whether a thing has a property, or a number is even."""
+    if rng.random() < 0.25:
         number = rng.randrange(1, 1000)
-        truth = (number % 2 == 0) == (form == "even")
-        key, question = f"yesno:{form}:{number}", f"Is {number} an {form} number?"
-    return ask("yes_no", key, question, "Yes" if truth else "No")
+        answer = "Yes" if number % 2 == 0 else "No"
+        return ask("yes_no", f"yesno:even:{number}", f"Is {number} an even number?", answer)
+    name = rng.choice(list(lex.PROPERTIES))
+    kinds, phrasings = lex.PROPERTIES[name]
+    has = rng.random() < 0.5
+    kind = rng.choice([kind for kind in lex.CATEGORIES if (kind in kinds) == has])
+    thing, phrasing = rng.choice(lex.CATEGORIES[kind]), rng.randrange(len(phrasings))
+    question = phrasings[phrasing].format(article(thing))
+    return ask("yes_no", f"yesno:{name}:{thing}:{phrasing}", question, "Yes" if has else "No")
 
 
 def compare(rng: Random, level: float) -> Problem:
