@@ -174,7 +174,7 @@ def test_a_rows_bits_do_not_depend_on_batch_or_threads(
     cache_dir: Path, row: tuple[int, int]
 ) -> None:
     select_backend("cpu", cache_dir)
-    mixed = make_case([(17, 5), row, (1, 300), (1, 0)], head_dim=16, seed=3)
+    mixed = make_case([(17, 5), row, (1, 300), (1, 0)], head_dim=64, group=4, seed=3)
     kv = mixed.kv.clone()
     append(mixed.k, mixed.v, kv, mixed.meta)
     outputs = []

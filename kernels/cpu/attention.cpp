@@ -21,6 +21,7 @@ constexpr int TILE_QUERIES = 64;  // most queries (tokens times group) in a tile
 constexpr int DIRECT_QUERIES = 16; // up to so many, stream
 constexpr int SPLIT_KEYS = 512;   // context range of an item where a row has few tiles
 constexpr int FEW_TILES = 16;     // kv heads times query tiles of a row
+constexpr int64_t ALONE = 1 << 18; // multiplications, done before other threads would have begun
 
 // Partial results of split items: per query, `padded_dim` unnormalised outputs, maximum, sum.
 struct Partials {
@@ -177,8 +178,11 @@ extern "C" int prelude_attend(const float* q, const float* kv, const int32_t* cu
     for (size_t i = 0; i < order.size(); i++) order[i] = int(i);
     std::stable_sort(order.begin(), order.end(),
                      [&](int a, int b) { return items[a].cost > items[b].cost; });
+    int64_t work = 0;
+    for (const Item& item : items) work += item.cost * p.group * p.dim;
     std::atomic<size_t> next{0};
-#pragma omp parallel num_threads(std::max(1, std::min(threads, int(order.size()))))
+    const int team = work > ALONE ? std::min(threads, int(order.size())) : 1;
+#pragma omp parallel num_threads(team)
     {
         thread_local Scratch scratch; // kept between calls: fresh pages cost more than the work
         for (size_t i; (i = next.fetch_add(1, std::memory_order_relaxed)) < order.size();)

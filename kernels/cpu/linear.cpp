@@ -25,6 +25,7 @@ constexpr int MOST_ROWS = 4; // rows of x in one pass
 constexpr int STRIP = 12;    // a strip is a multiple of this, and so of every WIDTH
 constexpr int64_t STRIP_BYTES = 128 << 10;
 constexpr int PIECES = 16; // per thread
+constexpr int64_t ALONE = 1 << 19; // multiplications, done before other threads would have begun
 
 struct Problem {
     const float *x, *w, *bias;
@@ -138,7 +139,7 @@ extern "C" void prelude_linear(const float* x, const float* w, const float* bias
     const int64_t share = outputs / (threads * PIECES);
     const int64_t piece = std::max<int64_t>(share / strip, 1) * strip;
     std::atomic<int64_t> next{0};
-#pragma omp parallel num_threads(threads)
+#pragma omp parallel num_threads(threads) if (rows * outputs * inputs > ALONE)
     for (int64_t at = next.fetch_add(piece); at < outputs;) {
         const int64_t upcoming = next.fetch_add(piece);
         run_piece(p, at, std::min(outputs, at + piece), upcoming, strip);
