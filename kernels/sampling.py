@@ -170,9 +170,10 @@ def _lowest_kept(
     within = k <= num_candidates
     kth = torch.where(within[:, None], kth, -torch.inf)
     probs = torch.softmax(best.masked_fill(best < kth, -torch.inf), dim=-1).to(torch.float64)
-    # Without top-k, candidates hold a share of the probability: the best one's two values tell it.
-    share = torch.softmax(logits, dim=-1).amax(dim=-1) / probs[:, 0]
-    probs = probs * torch.where(within, 1.0, share)[:, None]
+    if not bool(within.all()):
+        # Without top-k, candidates hold a share of the mass, which two values of the best tell.
+        share = torch.softmax(logits, dim=-1).amax(dim=-1) / probs[:, 0]
+        probs = probs * torch.where(within, 1.0, share)[:, None]
     mass = probs.cumsum(dim=-1)
     # A token stays while the mass of those before it is below top_p: at least the first does.
     kept = ((mass - probs) < top_p[:, None]).sum(dim=-1).clamp(min=1)

@@ -170,6 +170,17 @@ def test_filtered_draws_follow_the_renormalised_probabilities(filters: dict[str,
     assert set(ids.tolist()) == set(kept.isfinite().nonzero().flatten().tolist())
 
 
+@pytest.mark.parametrize("filters", [{"top_k": 6}, {"top_p": 0.3}, {"top_p": 0.97}, {"min_p": 0.1}])
+@pytest.mark.parametrize("spread", [1.0, 4.0])
+def test_drawing_among_candidates_is_drawing_from_all(
+    filters: dict[str, float], spread: float
+) -> None:
+    logits = randn(200, VOCAB, seed=5) * spread
+    u = uniform(column(200, 7, torch.int64), torch.arange(200), PURPOSE_SAMPLE)
+    expected = draw(ours(logits, **filters), u)  # type: ignore[arg-type]
+    assert torch.equal(sample(logits, **filters), expected)  # type: ignore[arg-type]
+
+
 def test_temperature_zero_is_greedy_and_tiny_temperature_nearly() -> None:
     logits = randn(50, VOCAB)
     assert torch.equal(sample(logits, temperature=0.0), greedy(logits))
