@@ -135,8 +135,7 @@ def test_purposes_are_independent() -> None:
 def test_greedy_takes_the_lowest_of_tied_ids() -> None:
     logits = torch.tensor([[0.0, 2.0, 2.0], [5.0, 5.0, 5.0], [-9.0, -torch.inf, -8.0]])
     assert greedy(logits).tolist() == [1, 0, 2]
-    wide = torch.zeros(1, 200_000)
-    wide[0, [150_000, 170_000]] = 1.0
+    wide = torch.zeros(1, 200_000).index_fill(1, torch.tensor([150_000, 170_000]), 1.0)
     assert greedy(wide).tolist() == [150_000]
 
 
@@ -201,11 +200,7 @@ def test_rows_of_nothing_but_excluded_tokens_give_some_id() -> None:
 
 
 def hugging_face(
-    logits: Tensor,
-    temperature: float = 1.0,
-    top_k: int = 0,
-    top_p: float = 1.0,
-    min_p: float = 0.0,
+    logits: Tensor, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0, min_p: float = 0.0
 ) -> Tensor:
     ids = torch.empty(logits.shape[0], 0, dtype=torch.int64)
     scores: Tensor = TemperatureLogitsWarper(temperature)(ids, logits)

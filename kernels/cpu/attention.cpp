@@ -17,10 +17,10 @@
 
 namespace {
 
-constexpr int TILE_QUERIES = 64;  // most queries (tokens times group) in a tile
+constexpr int TILE_QUERIES = 64;   // most queries (tokens times group) in a tile
 constexpr int DIRECT_QUERIES = 16; // up to so many, stream
-constexpr int SPLIT_KEYS = 512;   // context range of an item where a row has few tiles
-constexpr int FEW_TILES = 16;     // kv heads times query tiles of a row
+constexpr int SPLIT_KEYS = 512;    // context range of an item where a row has few tiles
+constexpr int FEW_TILES = 16;      // kv heads times query tiles of a row
 constexpr int64_t ALONE = 1 << 18; // multiplications, done before other threads would have begun
 
 // Partial results of split items: per query, `padded_dim` unnormalised outputs, maximum, sum.

@@ -6,7 +6,6 @@
 
 namespace {
 
-constexpr int MOST_ROWS = 8;    // queries in one pass
 constexpr int FETCH_AHEAD = 32; // keys; into the second-level cache, the first is too small
 
 inline void fetch(const float* p, int dim) {
