@@ -63,7 +63,7 @@ class Compilation:
                 stdout=log,
                 stderr=log,
                 env=environment,
-                start_new_session=True,
+                process_group=0,  # not a new session: Linux would then give it a share of its own
             )
         assert self._process.stdin is not None
         pickle.dump(job, self._process.stdin)
