@@ -92,14 +92,14 @@ MONTHS = (
 MONTH_DAYS = dict(zip(MONTHS, (31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31), strict=True))
 
 CATEGORIES = {
-    "fruit": "apple pear plum cherry peach mango grape melon fig kiwi lime papaya".split(),
-    "vegetable": "carrot potato cabbage leek turnip radish spinach celery beet pea".split(),
-    "bird": "robin eagle sparrow owl crow swan stork pigeon falcon penguin".split(),
-    "fish": "salmon trout tuna shark herring carp cod eel sardine pike".split(),
-    "tool": "hammer saw wrench drill shovel rake axe chisel file pliers".split(),
-    "vehicle": "car truck bus train tram boat ship bicycle tractor plane".split(),
-    "flower": "rose tulip daisy lily orchid poppy violet iris lotus jasmine".split(),
-    "metal": "iron copper silver gold zinc tin nickel lead steel bronze".split(),
+    "fruit": "apple pear plum cherry peach mango".split(),
+    "vegetable": "carrot potato cabbage leek turnip radish".split(),
+    "bird": "robin eagle sparrow crow swan stork".split(),
+    "fish": "salmon trout tuna shark herring carp".split(),
+    "tool": "hammer saw wrench drill shovel rake".split(),
+    "vehicle": "car truck bus train tram boat".split(),
+    "flower": "rose tulip daisy lily orchid poppy".split(),
+    "metal": "iron copper silver gold zinc tin".split(),
 }
 
 # Property: the kinds that have it, and ways to ask.

@@ -64,6 +64,15 @@ FACTS: dict[str, tuple[dict[str, str], tuple[str, ...]]] = {
             "days in {}?",
         ),
     ),
+    "kind": (
+        {thing: kind for kind, things in lex.CATEGORIES.items() for thing in things},
+        (
+            "What kind of thing is {}?",
+            "Which kind of thing is {}?",
+            "Tell me the kind of thing that {} is.",
+            "To which kind does {} belong?",
+        ),
+    ),
     "next": (
         {
             name: names[(index + 1) % len(names)]
@@ -81,7 +90,7 @@ FACTS: dict[str, tuple[dict[str, str], tuple[str, ...]]] = {
 
 
 def fact(rng: Random, level: float) -> Problem:
-    kind = rng.choice(list(FACTS))
+    kind = "kind" if rng.random() < 0.3 else rng.choice(list(FACTS))
     table, phrasings = FACTS[kind]
     subject, phrasing = rng.choice(list(table)), rng.randrange(len(phrasings))
     key = f"fact:{kind}:{subject}:{phrasing}"

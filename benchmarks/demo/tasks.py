@@ -44,7 +44,7 @@ TASKS: dict[str, Generator] = {**SHORT, **THINKING, **EASY, **LISTS, **CHAT}
 
 # Relative frequency of dialogues once the curriculum has ended.
 MIX: dict[str, float] = {
-    "fact": 3, "yes_no": 10, "arithmetic": 14, "times": 2, "compare": 5, "spell": 3, "echo": 5,
+    "fact": 5, "yes_no": 11, "arithmetic": 14, "times": 2, "compare": 5, "spell": 3, "echo": 5,
     "json": 2, "convert": 3, "addition": 7, "sort": 12, "count": 12, "sum": 5,
     "addition_direct": 2, "sort_direct": 1, "count_direct": 1.5, "sum_direct": 1.5, "continue": 4,
     "range": 5, "countdown": 1.5, "recall": 2, "followup": 4, "persona": 1.5, "unknown": 1,
