@@ -81,7 +81,8 @@ def _check_batcher(config: Config) -> None:
         value = getattr(batcher, key)
         _require(value >= 1, f"batcher.{key}", value, "positive")
     for key in ("step_ms", "idle_step_ms"):
-        _require(getattr(batcher, key) > 0, f"batcher.{key}", getattr(batcher, key), "positive")
+        ms = getattr(batcher, key)
+        _require(ms is None or ms > 0, f"batcher.{key}", ms, "positive")
     for key in ("max_bypass", "headroom"):
         _require(getattr(batcher, key) >= 0, f"batcher.{key}", getattr(batcher, key), "0 or more")
     _require(

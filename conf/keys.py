@@ -7,17 +7,21 @@ so none of them can disagree with the schema.
 import difflib
 import inspect
 import re
+import threading
 import types
 import typing
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from enum import Enum
+from functools import cache
 from typing import Any
 
 # What the override grammar reads as text without quotes: addresses, paths, names.
 _PLAIN_TEXT = re.compile(
     r"\d+(\.\d+){3}|(?!(null|true|false|inf|nan)$)[a-z_/][\w./@%+:-]*", re.A | re.I
 )
+# inspect parses with ast, which fails now and then on several threads (Python 3.11, gh-106905).
+_ONE_AT_A_TIME = threading.Lock()
 _FIELD_LINE = re.compile(r"^    (\w+): .+?  # (.+)$", re.MULTILINE)
 
 
@@ -51,11 +55,13 @@ def list_keys(schema: type, prefix: str = "") -> Iterator[Key]:
             )
 
 
-def field_comments(schema: type) -> dict[str, str]:
+@cache
+def field_comments(schema: type) -> Mapping[str, str]:
     """The comment on each field's line, for the fields of ``schema`` and of its bases."""
     found: dict[str, str] = {}
-    for cls in reversed(schema.__mro__[:-1]):
-        found |= dict(_FIELD_LINE.findall(inspect.getsource(cls)))
+    with _ONE_AT_A_TIME:
+        for cls in reversed(schema.__mro__[:-1]):
+            found |= dict(_FIELD_LINE.findall(inspect.getsource(cls)))
     return found
 
 

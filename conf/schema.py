@@ -116,8 +116,8 @@ class BatcherConfig:
 
     policy: Policy = Policy.fcfs  # who is served first
     max_step_tokens: int = 512  # new tokens in a step; decodes and one min_chunk always run
-    step_ms: float = 100.0  # time budget of a step while any stream is running
-    idle_step_ms: float = 400.0  # the same while none is
+    step_ms: float | None = None  # time budget while streams run; null: three decode steps, >= 50
+    idle_step_ms: float | None = None  # the same while none does; null: ten times step_ms
     min_chunk: int = 16  # smallest prefill chunk, so that prefill always moves
     max_bypass: int = 16  # times a request that does not fit may be overtaken
     headroom: int = 64  # tokens of growth kept free per running sequence when others are admitted

@@ -7,8 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from prelude.conf.schema import BatcherConfig
+from prelude.engine.core import budgets
 from prelude.engine.steplog import StepLog
 from prelude.runner.fake import FakeRunner
+from prelude.types.prices import Sums, flat_prices
 from prelude.types.request import Request, TokenEvent
 from tests.engines import EOS, VOCAB, Clock, expected, make_core, request, run, tokens_of
 
@@ -226,13 +229,19 @@ def test_the_step_log_tells_what_happened() -> None:
 
 def test_prices_follow_what_steps_really_take() -> None:
     clock = Clock()
-    runner = FakeRunner(
-        block_size=4, max_len=512, num_blocks=256, vocab_size=VOCAB, sleep=clock.sleep_ms
-    )
-    core = make_core(runner=runner, clock=clock)
-    before = core._prices.table.step_ms(1, 1, 0, 0)
-    core._prices.observe(1, before, 3 * before)
-    assert before < core._prices.table.step_ms(1, 1, 0, 0) < 3 * before
+    core = make_core(clock=clock)
+    one = Sums(1, 1)
+    before = core._prices.table.step_ms(one)
+    core._prices.observe(one, before, 3 * before)
+    assert before < core._prices.table.step_ms(one) < 3 * before
+
+
+def test_step_budgets_follow_from_the_price_of_a_decode() -> None:
+    slow, quick = flat_prices(79.0, 1.0), flat_prices(1.0)
+    assert budgets(BatcherConfig(), slow) == pytest.approx((240.0, 2400.0))
+    assert budgets(BatcherConfig(), quick) == (50.0, 500.0)
+    assert budgets(BatcherConfig(step_ms=30.0), slow) == (30.0, 300.0)
+    assert budgets(BatcherConfig(step_ms=30.0, idle_step_ms=40.0), slow) == (30.0, 40.0)
 
 
 @pytest.mark.parametrize(("prompt_len", "output_len"), [(400, 200), (40, 400)])

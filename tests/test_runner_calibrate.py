@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from prelude.runner.calibrate import _rising, measure_prices
+from prelude.types.prices import Sums
 from tests.model_samples import BLOCK, CPU, kv_pool, load, save_checkpoint
 
 
@@ -15,13 +16,15 @@ def test_a_model_is_priced_from_one_token_to_many(tmp_path: Path) -> None:
     sizes = [size for size, _ in prices.points]
     assert sizes[0] == 1
     assert {1, 16, 64} <= set(sizes)
-    assert prices.step_ms(64, 1, 0, 0) >= prices.step_ms(1, 1, 0, 0) > 0
+    assert prices.step_ms(Sums(64, 1)) >= prices.step_ms(Sums(1, 1)) > 0
+    assert prices.ms_per_pair > 0
+    assert prices.ms_per_ctx_token > 0
     # Measuring writes to the dummy block and to no other.
     assert all((now[1:] == then).all() for now, then in zip(kv, before, strict=True))
 
 
 def test_noise_never_makes_more_tokens_cheaper() -> None:
-    assert _rising([(1, 2.0), (64, 5.0), (16, 1.0), (4, 3.0)]) == (
+    assert _rising({1: 2.0, 64: 5.0, 16: 1.0, 4: 3.0}) == (
         (1, 2.0),
         (4, 3.0),
         (16, 3.0),

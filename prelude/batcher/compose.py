@@ -11,35 +11,10 @@ from dataclasses import dataclass, field
 from prelude.batcher.view import PrefixHit, ScheduleConfig, SequenceView, SystemView
 from prelude.graphs.buckets import bucket_key
 from prelude.types.plan import Launch, LaunchKind, Plan, Row
-from prelude.types.prices import PriceTable
+from prelude.types.prices import PriceTable, Sums
 from prelude.types.request import SampleMode
 
 _MODES: tuple[SampleMode, ...] = ("greedy", "filtered", "full")
-
-
-@dataclass(slots=True)
-class Sums:
-    """What a launch costs depends on these four alone."""
-
-    tokens: int = 0
-    rows: int = 0
-    ctx: int = 0
-    pairs: int = 0
-
-    def plus(self, start: int, count: int) -> "Sums":
-        if count == 1:
-            return Sums(self.tokens + 1, self.rows + 1, self.ctx + start + 1, self.pairs)
-        pairs = count * start + count * (count + 1) // 2
-        return Sums(self.tokens + count, self.rows + 1, self.ctx, self.pairs + pairs)
-
-    def minus(self, start: int, count: int) -> "Sums":
-        added = Sums().plus(start, count)
-        return Sums(
-            self.tokens - added.tokens,
-            self.rows - added.rows,
-            self.ctx - added.ctx,
-            self.pairs - added.pairs,
-        )
 
 
 @dataclass(slots=True)
@@ -82,9 +57,7 @@ class Composer:
         self.limit_tokens = tokens + int(fraction * (self.config.max_step_tokens - tokens))
 
     def price(self, sums: Sums) -> float:
-        if not sums.rows:
-            return 0.0
-        return self.prices.step_ms(sums.tokens, sums.rows, sums.ctx, sums.pairs)
+        return self.prices.step_ms(sums) if sums.rows else 0.0
 
     def chunk(self, start: int, pending: int, at_least: int = 0) -> int:
         """Most new tokens from ``start`` that both limits still allow, but ``at_least`` (or all

@@ -99,6 +99,10 @@ def build_engine(
     )
     info = _info(config, spec, folder, dtype, device, size, eos_ids, phase.seconds)
     _report(info, attention, linear, threads, size, layout)
+    logger.info(
+        "a step may take %.0f ms while streams run, %.0f ms while none does",
+        *(core.step_ms, core.idle_step_ms),
+    )
     return core, info
 
 

@@ -15,11 +15,15 @@ from prelude.engine.steplog import LaunchRecord, StepLog, StepRecord
 from prelude.runner.protocol import Runner
 from prelude.types.errors import RequestError
 from prelude.types.plan import Plan, PromptLogprobs, Sampled, StepOutput
-from prelude.types.prices import PriceEstimator
+from prelude.types.prices import PriceEstimator, PriceTable, Sums, sums_of
 from prelude.types.request import FinishReason, Request, RequestTimings, TokenEvent, TokenLogprobs
 from prelude.types.wire import EngineStats
 
 Clock = Callable[[], float]
+
+_MIN_STEP_MS = 50.0
+_DECODES_A_STEP = 3
+_IDLE_FACTOR = 10
 
 
 class EngineCore:
@@ -51,10 +55,11 @@ class EngineCore:
         )
         self._policy: Policy = POLICIES[batcher.policy]
         self._policy_state = PolicyState()
+        self.step_ms, self.idle_step_ms = budgets(batcher, runner.prices)
         self._schedule = ScheduleConfig(
             max_step_tokens=batcher.max_step_tokens,
-            step_ms=batcher.step_ms,
-            idle_step_ms=batcher.idle_step_ms,
+            step_ms=self.step_ms,
+            idle_step_ms=self.idle_step_ms,
             min_chunk=batcher.min_chunk,
             max_bypass=batcher.max_bypass,
             headroom=batcher.headroom,
@@ -195,8 +200,7 @@ class EngineCore:
     def _account(self, plan: Plan, output: StepOutput, start_s: float, now_s: float) -> None:
         self._steps += 1
         for launch, actual_ms in zip(plan.launches, output.actual_ms, strict=True):
-            tokens = sum(row.num_tokens for row in launch.rows)
-            self._prices.observe(tokens, launch.price_ms, actual_ms)
+            self._prices.observe(sums_of(launch.rows), launch.price_ms, actual_ms)
         step_ms = (now_s - start_s) * 1e3
         overhead_ms = (self._clock() - start_s) * 1e3 - sum(output.actual_ms)
         self._last = (step_ms, plan.price_ms, overhead_ms)
@@ -248,6 +252,16 @@ class EngineCore:
     def close(self) -> None:
         self.runner.close()
         self.log.close()
+
+
+def budgets(batcher: BatcherConfig, prices: PriceTable) -> tuple[float, float]:
+    """Milliseconds of a step while streams run and while none does. What is not configured follows
+    from the hardware: a budget below the price of a decode step or two could never be met, and one
+    far above it would be felt between two tokens."""
+    step_ms = batcher.step_ms
+    if step_ms is None:
+        step_ms = max(_MIN_STEP_MS, _DECODES_A_STEP * prices.step_ms(Sums().plus(0, 1)))
+    return step_ms, batcher.idle_step_ms or _IDLE_FACTOR * step_ms
 
 
 def _stop(seq: Sequence, token_id: int) -> tuple[FinishReason | None, int | None]:

@@ -1,7 +1,7 @@
 """First prices: a few dummy steps timed at start. Online correction takes over from there."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 
 import torch
@@ -9,11 +9,10 @@ from torch import Tensor
 
 from prelude.kernels.attention import AttentionMeta
 from prelude.models.decoder import Decoder
-from prelude.types.prices import PriceTable
+from prelude.types.prices import PriceTable, Sums
 
-_SIZES = (1, 16, 64, 4, 256)  # weight reading, the bend, arithmetic; then what time allows
-_NEEDED = 3
-_PATIENCE_S = 1.0
+_SIZES = (1, 16, 64)  # weight reading, the bend, arithmetic
+_MORE_SIZES = (4, 256)  # where they cost little
 _CONTEXT = 512
 _REPEATS = 4
 _LONG_MS = 100.0
@@ -23,18 +22,25 @@ _LONG_MS = 100.0
 def measure_prices(
     decoder: Decoder, kv: list[Tensor], block_size: int, device: torch.device
 ) -> PriceTable:
-    """Time forwards of a few sizes on the dummy block, more of them while a second has not gone;
-    larger steps are priced by extrapolation."""
-    points: list[tuple[int, float]] = []
-    start = time.perf_counter()
-    for size in _SIZES:
-        if len(points) >= _NEEDED and time.perf_counter() - start > _PATIENCE_S:
-            break
-        points.append((size, _timed_ms(partial(_forward, decoder, kv, block_size, size, size))))
-    one_ms = points[0][1]
-    context_ms = _timed_ms(partial(_forward, decoder, kv, block_size, 1, _CONTEXT))
-    per_token = max(context_ms - one_ms, 0.0) / _CONTEXT
-    return PriceTable(_rising(points), ms_per_ctx_token=per_token, ms_per_pair=per_token)
+    """Time forwards of a few sizes on the dummy block, then of one and of many tokens behind a
+    context; larger steps are priced by extrapolation."""
+
+    def timed(count: int, context: int) -> float:
+        return _timed_ms(partial(_forward, decoder, kv, block_size, count, context))
+
+    points = {size: timed(size, size) for size in _SIZES}
+    few, many = _SIZES[0], _SIZES[-1]
+    if points[many] < _LONG_MS:
+        points |= {size: timed(size, size) for size in _MORE_SIZES}
+    per_ctx_token = _per(timed(few, _CONTEXT) - points[few], Sums().plus(_CONTEXT - few, few).ctx)
+    pairs = Sums().plus(_CONTEXT - many, many).pairs - Sums().plus(0, many).pairs
+    per_pair = _per(timed(many, _CONTEXT) - points[many], pairs)
+    return PriceTable(_rising(points), per_ctx_token, per_pair)
+
+
+def _per(ms: float, count: int) -> float:
+    """Noise may make a difference negative; a price of nothing could never be corrected."""
+    return max(ms / count, 1e-7)
 
 
 def _forward(decoder: Decoder, kv: list[Tensor], block_size: int, count: int, ctx: int) -> None:
@@ -66,11 +72,11 @@ def _timed_ms(run: Callable[[], None]) -> float:
     return min(times_ms)
 
 
-def _rising(points: list[tuple[int, float]]) -> tuple[tuple[int, float], ...]:
+def _rising(points: Mapping[int, float]) -> tuple[tuple[int, float], ...]:
     """More tokens never cost less: noise in a short measurement must not say so."""
     best = 0.0
     rising = []
-    for size, ms in sorted(points):
+    for size, ms in sorted(points.items()):
         best = max(best, ms)
         rising.append((size, best))
     return tuple(rising)
