@@ -2,6 +2,7 @@
 our decoder on them as the engine does: ragged batches, chunks, scattered blocks."""
 
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from prelude.kernels.attention import AttentionMeta
 from prelude.models.decoder import Decoder
 from prelude.models.loading import load_decoder
 from prelude.models.spec import ModelSpec, read_config, read_spec
+from tests.text_samples import byte_level_folder
 
 CPU = torch.device("cpu")
 BLOCK = 8
@@ -126,6 +128,14 @@ def save_checkpoint(
             if parameter.dim() == 1:
                 parameter.normal_(1.0, 0.3)
     model.save_pretrained(folder, max_shard_size=shard_size)
+
+
+def save_checkpoint_with_tokenizer(folder: Path) -> None:
+    """A tiny Qwen3 whose vocabulary is that of a byte-level tokenizer with a chat template."""
+    save_checkpoint(folder, "qwen3", vocab_size=512)
+    for file in byte_level_folder().iterdir():
+        if file.name not in ("config.json", "generation_config.json"):
+            shutil.copy(file, folder / file.name)
 
 
 def edit_config(folder: Path, changes: Mapping[str, Any], removed: Sequence[str] = ()) -> None:

@@ -1,7 +1,6 @@
 """``prelude generate`` on a small random checkpoint: the text of ``LLM``, on stdout."""
 
 import io
-import shutil
 from pathlib import Path
 
 import pytest
@@ -9,8 +8,7 @@ import pytest
 from prelude.cli import main
 from prelude.llm import LLM
 from prelude.types.request import SamplingParams
-from tests.model_samples import edit_config, save_checkpoint
-from tests.text_samples import byte_level_folder
+from tests.model_samples import save_checkpoint_with_tokenizer
 
 Capture = pytest.CaptureFixture[str]
 SETTINGS = {"graphs.capture": "eager", "runner.threads": 1, "cache.num_blocks": 64}
@@ -21,12 +19,7 @@ SHORT = ["sampling=greedy", "sampling.max_tokens=8"]
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("generate") / "small"
-    tokenizer = byte_level_folder()
-    save_checkpoint(path, "qwen3", vocab_size=512)
-    for file in tokenizer.iterdir():
-        if file.name not in ("config.json", "generation_config.json"):
-            shutil.copy(file, path / file.name)
-    edit_config(path, {})
+    save_checkpoint_with_tokenizer(path)
     return path
 
 

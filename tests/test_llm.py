@@ -1,6 +1,5 @@
 """The Python API: prompts of every kind in, texts out, streamed or not."""
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,22 +8,15 @@ import pytest
 import prelude
 from prelude import LLM, SamplingParams
 from prelude.llm import Chunk, Prompt
-from tests.model_samples import edit_config, save_checkpoint
-from tests.text_samples import byte_level_folder
+from tests.model_samples import save_checkpoint_with_tokenizer
 
 GREEDY = SamplingParams(temperature=0.0, max_tokens=12, ignore_eos=True)
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny checkpoint whose vocabulary is that of a byte-level tokenizer."""
     path = tmp_path_factory.mktemp("llm") / "tiny"
-    tokenizer = byte_level_folder()
-    save_checkpoint(path, "qwen3", vocab_size=512)
-    for file in tokenizer.iterdir():
-        if file.name not in ("config.json", "generation_config.json"):
-            shutil.copy(file, path / file.name)
-    edit_config(path, {})
+    save_checkpoint_with_tokenizer(path)
     return path
 
 

@@ -1,10 +1,9 @@
 """What a checkpoint's authors recommend for sampling, and where its generations end."""
 
-import json
 from pathlib import Path
-from typing import Any
 
 from prelude.models.spec import read_config, token_ids
+from prelude.text.files import read_json
 
 _FLOATS = ("temperature", "top_p", "min_p", "repetition_penalty")
 
@@ -13,7 +12,7 @@ def read_generation_defaults(folder: Path) -> dict[str, float | int]:
     """The sampling fields that generation_config.json sets: temperature, top_p, min_p,
     repetition_penalty, top_k. ``do_sample: false`` means temperature 0. Empty without the file.
     Raises ``ValueError`` naming a bad field."""
-    config = _read_generation_config(folder)
+    config = read_json(folder / "generation_config.json")
     defaults: dict[str, float | int] = {}
     for name in (*_FLOATS, "top_k"):
         value = config.get(name)
@@ -31,18 +30,5 @@ def read_generation_defaults(folder: Path) -> dict[str, float | int]:
 def read_eos_ids(folder: Path) -> tuple[int, ...]:
     """Tokens that end a generation: those of generation_config.json, then those of config.json,
     each once. Raises ``ValueError`` if either is malformed."""
-    generation = token_ids(_read_generation_config(folder), "eos_token_id")
+    generation = token_ids(read_json(folder / "generation_config.json"), "eos_token_id")
     return tuple(dict.fromkeys(generation + token_ids(read_config(folder), "eos_token_id")))
-
-
-def _read_generation_config(folder: Path) -> dict[str, Any]:
-    path = folder / "generation_config.json"
-    if not path.is_file():
-        return {}
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not valid JSON: {error}") from error
-    if not isinstance(config, dict):
-        raise ValueError(f"{path} must hold a JSON object")
-    return config

@@ -4,7 +4,6 @@ Reading is strict: a key that Prelude does not know may change what the model co
 an error unless it is switched off or known to be harmless.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 
 from prelude.models.registry import FAMILIES, Family, NormPlacement, QkNorm
 from prelude.models.rope import RopeSpec, read_rope
+from prelude.text.files import read_json
 
 DTYPE_BYTES: Mapping[str, int] = {"float32": 4, "bfloat16": 2, "float16": 2}
 
@@ -128,13 +128,7 @@ def read_config(folder: Path) -> dict[str, Any]:
             f"{folder} has no config.json: point model.path at a Hugging Face model folder "
             "(config.json, tokenizer.json and *.safetensors)"
         )
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not valid JSON: {error}") from error
-    if not isinstance(config, dict):
-        raise ValueError(f"{path} must hold a JSON object")
-    return config
+    return read_json(path)
 
 
 def read_spec(config: Mapping[str, Any]) -> ModelSpec:
