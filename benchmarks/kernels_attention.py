@@ -119,7 +119,8 @@ def _time_ms(call: Callable[[], object]) -> float:
 
 def render(results: list[Result]) -> str:
     lines = [
-        "| rows x new, context | heads/kv x dim | threads | ours ms | SDPA ms | ours GFLOP/s | GB/s |",
+        "| rows x new, context | heads/kv x dim | threads "
+        "| ours ms | SDPA ms | ours GFLOP/s | GB/s |",
         "|---|---|---|---|---|---|---|",
     ]
     for r in results:
