@@ -10,6 +10,9 @@ import pytest
 from openai import AsyncOpenAI, OpenAI
 from openai.types.chat import ChatCompletionMessageParam
 
+from prelude.batcher.sequence import Sequence
+from prelude.types.errors import OverloadedError
+from prelude.types.request import Request
 from tests.server_harness import ANSWER, Engine, Gate, Harness, says, serving
 from tests.text_samples import byte_level
 
@@ -125,11 +128,13 @@ async def test_errors_are_the_clients_own() -> None:
         assert streamed.value.param == "logit_bias"
 
 
-async def test_overload_is_a_rate_limit_error() -> None:
-    engine = Engine(gate=Gate(), max_seqs=1)
-    async with openai_clients(engine) as (server, client):
+async def test_overload_is_a_rate_limit_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(request: Request) -> list[Sequence]:
+        raise OverloadedError(7)
+
+    async with openai_clients(Engine()) as (server, client):
         assert server.core is not None
-        server.core.ledger.max_waiting = 0
+        monkeypatch.setattr(server.core.ledger, "add", full)
         with pytest.raises(openai.RateLimitError) as refused:
             await client.chat.completions.create(model="test-model", messages=HI)
         assert refused.value.response.headers["retry-after"] == "1"

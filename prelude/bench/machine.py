@@ -168,6 +168,7 @@ def quietness(busy_window_s: float = 0.3, spin_s: float = 0.02) -> Quiet:
     busy_share = 0.0
     if before is not None and after is not None and after.total_s > before.total_s:
         busy_share = (after.busy_s - before.busy_s) / (after.total_s - before.total_s)
+        busy_share = min(max(busy_share, 0.0), 1.0)  # differences of large floats
     spin_share = min(_spin_all(spin_s))
     return Quiet(
         load_1min=load_average()[0],
