@@ -103,7 +103,7 @@ def article(noun: str) -> str:
 
 def yes_no(rng: Random, level: float) -> Problem:
     """Whether a thing has a property, or a number is even."""
-    if rng.random() < 0.25:
+    if rng.random() < 0.2:
         number = rng.randrange(1, 1000)
         answer = "Yes" if number % 2 == 0 else "No"
         return ask("yes_no", f"yesno:even:{number}", f"Is {number} an even number?", answer)
@@ -135,7 +135,7 @@ def arithmetic(rng: Random, level: float) -> Problem:
     """One addition or subtraction with operands and result from 0 to 99."""
     total = rng.randrange(round(20 + 80 * level)) if rng.random() < 0.9 else rng.randrange(20)
     a = rng.randint(0, total)
-    if rng.random() < 0.6:
+    if rng.random() < 0.5:
         x, y, sign, value = a, total - a, "+", total
         spoken, key = "plus", sum_key(a, total - a)
     else:

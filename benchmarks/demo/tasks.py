@@ -44,10 +44,10 @@ TASKS: dict[str, Generator] = {**SHORT, **THINKING, **EASY, **LISTS, **CHAT}
 
 # Relative frequency of dialogues once the curriculum has ended.
 MIX: dict[str, float] = {
-    "fact": 5, "yes_no": 11, "arithmetic": 14, "times": 2, "compare": 5, "spell": 3, "echo": 5,
-    "json": 2, "convert": 3, "addition": 7, "sort": 12, "count": 12, "sum": 5,
-    "addition_direct": 2, "sort_direct": 1, "count_direct": 1.5, "sum_direct": 1.5, "continue": 4,
-    "range": 5, "countdown": 1.5, "recall": 2, "followup": 4, "persona": 1.5, "unknown": 1,
+    "fact": 7, "yes_no": 14, "arithmetic": 40, "times": 2, "compare": 3, "spell": 3, "echo": 4,
+    "json": 2, "convert": 3, "addition": 6, "sort": 9, "count": 7, "sum": 5,
+    "addition_direct": 2, "sort_direct": 1, "count_direct": 1, "sum_direct": 1, "continue": 4,
+    "range": 6, "countdown": 1.5, "recall": 2, "followup": 4, "persona": 1.5, "unknown": 1,
 }  # fmt: skip
 # At the start: copying and look-up in short lines, from which the rest is built.
 WARM_UP: dict[str, float] = {
