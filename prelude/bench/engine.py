@@ -78,8 +78,9 @@ def measure(config: EngineBenchConfig, core: EngineCore, info: EngineInfo) -> En
 
 
 def sized(config: EngineBenchConfig) -> EngineBenchConfig:
-    """The configuration of an engine that can hold the workload: a prompt is one step, and there
-    are slots and blocks for the largest batch, unless the configuration says how many blocks."""
+    """The configuration of an engine that can hold the workload: all prompts of a batch are one
+    step, so that its rows decode in step, and there are slots and blocks for the largest batch,
+    unless the configuration says how many blocks."""
     workload = config.bench
     grown = (workload.warmup + workload.steps) * len(workload.batches) + 2
     batch = max(workload.batches, default=1)
@@ -89,7 +90,7 @@ def sized(config: EngineBenchConfig) -> EngineBenchConfig:
         config,
         runner=replace(config.runner, max_seqs=max(config.runner.max_seqs, batch)),
         cache=_cache(config.cache, batch, length, longest),
-        batcher=_batcher(config.batcher, longest),
+        batcher=_batcher(config.batcher, max(longest, batch * length)),
         graphs=replace(config.graphs, background=False),
     )
 
@@ -102,10 +103,11 @@ def _cache(cache: CacheConfig, batch: int, length: int, longest: int) -> CacheCo
     return replace(cache, num_blocks=blocks + 2)  # the dummy, and one to spare
 
 
-def _batcher(batcher: BatcherConfig, longest: int) -> BatcherConfig:
+def _batcher(batcher: BatcherConfig, num_tokens: int) -> BatcherConfig:
     return replace(
         batcher,
-        max_step_tokens=max(batcher.max_step_tokens, longest),
+        max_step_tokens=max(batcher.max_step_tokens, num_tokens),
+        headroom=0,
         step_ms=UNLIMITED_MS,
         idle_step_ms=UNLIMITED_MS,
     )

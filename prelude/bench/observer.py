@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 
 from prelude.bench import machine
 from prelude.bench.result import Environment, Probe, Process
@@ -51,7 +52,10 @@ class Observer:
             others = max((times.busy_s - self._times.busy_s - ours_s) / total_s, 0.0)
         quiet_before = self._probe is None or self._probe.quiet.quiet
         return Environment(
-            command=[_without_secret(argument) for argument in sys.orig_argv],
+            command=[
+                Path(sys.orig_argv[0]).name,  # which interpreter it was, not where it lies
+                *map(_without_secret, sys.orig_argv[1:]),
+            ],
             started_utc=self._utc.isoformat(timespec="seconds"),
             wall_s=wall_s,
             host_cpu=machine.host_cpu(),
