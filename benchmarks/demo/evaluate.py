@@ -1,9 +1,10 @@
 """Exact match, perplexity and output lengths of the demo model on held-out problems.
 
     python -m benchmarks.demo.evaluate prelude/demo --count 200 --out eval.json
+    python -m benchmarks.demo.evaluate prelude/demo --engine prelude --out eval_prelude.json
 
-``measure`` takes any function from prompt ids to output ids, so that another engine is judged by
-the same problems as transformers.
+The first runs transformers, the second our engine with everything on (compiled programs, prefix
+cache, continuous batching), on the same problems. Perplexity is measured by transformers.
 """
 
 import argparse
@@ -25,6 +26,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 from benchmarks.demo import tasks
 from benchmarks.demo.problem import Problem
 from benchmarks.demo.tokenizer import Encoder, prompt
+from prelude import LLM, SamplingParams
 
 # Prompts and outputs as token ids; an output ends with the end-of-turn token if it was reached.
 Generate = Callable[[list[list[int]]], list[list[int]]]
@@ -134,6 +136,19 @@ class Transformers:
         return float(loss), int(wanted.sum())
 
 
+class Prelude:
+    """Greedy generation through our engine, all prompts of a task at once."""
+
+    def __init__(self, folder: Path) -> None:
+        self.llm = LLM(folder, **{"graphs.background": False})
+
+    def generate(self, prompts: list[list[int]]) -> list[list[int]]:
+        params = SamplingParams(
+            temperature=0.0, max_tokens=MAX_NEW_TOKENS, skip_special_tokens=False
+        )
+        return [list(c.token_ids) for c in self.llm.generate(prompts, params)]
+
+
 def perplexities(model: Transformers, names: list[str], count: int) -> dict[str, float]:
     """Per learnt token, by task, and over all tasks' tokens together as ``all``."""
     result, total, tokens = {}, 0.0, 0
@@ -145,9 +160,13 @@ def perplexities(model: Transformers, names: list[str], count: int) -> dict[str,
     return {**result, "all": math.exp(total / tokens)}
 
 
-def evaluate(folder: Path, names: list[str], count: int, rows: int) -> dict[str, object]:
+def evaluate(
+    folder: Path, names: list[str], count: int, rows: int, engine: str
+) -> dict[str, object]:
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    model = Transformers(folder, tokenizer, rows)
+    reference = Transformers(folder, tokenizer, rows)
+    model = Prelude(folder) if engine == "prelude" else reference
+    package = {"prelude": "prelude-llm"}.get(engine, engine)
     started, results = time.monotonic(), []
     for task in names:
         result = measure(model.generate, tokenizer, task, count)
@@ -160,11 +179,11 @@ def evaluate(folder: Path, names: list[str], count: int, rows: int) -> dict[str,
     medians = [result.median_length for result in results]
     return {
         "command": shlex.join(["python", "-m", "benchmarks.demo.evaluate", *sys.argv[1:]]),
-        "engine": f"transformers {version('transformers')}, float32, greedy",
+        "engine": f"{engine} {version(package)}, float32, greedy",
         "torch": torch.__version__,
         "seconds": round(time.monotonic() - started, 1),
         "length_spread": max(medians) / min(medians),
-        "perplexity": perplexities(model, names, min(count, 100)),
+        "perplexity": perplexities(reference, names, min(count, 100)),
         "tasks": [asdict(result) for result in results],
     }
 
@@ -175,11 +194,12 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=200, help="held-out problems per task")
     parser.add_argument("--rows", type=int, default=50, help="prompts generated together")
     parser.add_argument("--tasks", nargs="*", default=list(tasks.TASKS))
+    parser.add_argument("--engine", choices=("transformers", "prelude"), default="transformers")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    report = evaluate(options.folder, options.tasks, options.count, options.rows)
+    report = evaluate(options.folder, options.tasks, options.count, options.rows, options.engine)
     print(f"length spread {report['length_spread']:.0f}x, perplexity {report['perplexity']}")
     if options.out:
         options.out.write_text(json.dumps(report, indent=1) + "\n")
