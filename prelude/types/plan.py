@@ -93,14 +93,6 @@ class Plan:
     budget_ms: float = 0.0
     holds_for: int = 1
 
-    @property
-    def num_tokens(self) -> int:
-        return sum(row.num_tokens for launch in self.launches for row in launch.rows)
-
-    @property
-    def num_rows(self) -> int:
-        return sum(len(launch.rows) for launch in self.launches)
-
 
 @dataclass(frozen=True, slots=True)
 class Sampled:
