@@ -23,7 +23,7 @@ from prelude.models.spec import ModelSpec
 # What the compiled code depends on beside the layer's shape.
 _SOURCES = {
     "prelude.models": ("decoder.py", "linear.py"),
-    "prelude.kernels": ("fused.py", "attention.py", "linear.py"),
+    "prelude.kernels": ("fused.py", "layer_ops.py", "attention.py", "linear.py"),
     "prelude.graphs": ("layer_program.py",),
 }
 _EXAMPLE = {"tokens": 6, "rows": 3, "width": 4, "blocks": 16}

@@ -1,7 +1,7 @@
 """The decoder: one definition for every family in ``registry.py``.
 
-Projections are fused, every layer is the same code on its own tensors, and attention is two custom
-ops on that layer's KV tensor. ``DecoderLayer.forward`` is the region that is compiled: once, and
+Projections are fused, every layer is the same code on its own tensors, and what differs between
+devices is behind ``LayerOps``. ``DecoderLayer.forward`` is the region that is compiled: once, and
 called for all layers.
 """
 
@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from prelude.kernels.attention import AttentionMeta
-from prelude.kernels.fused import apply_rope, rms_norm, silu_mul
-from prelude.models.linear import empty_weight, linear
+from prelude.kernels.layer_ops import LayerOps, PlainOps
+from prelude.models.linear import empty_weight
 from prelude.models.rotary import Rotary
 from prelude.models.spec import ModelSpec
 
@@ -36,9 +36,15 @@ class DecoderLayer(nn.Module):
     down_bias: nn.Parameter | None
 
     def __init__(
-        self, spec: ModelSpec, window: int, dtype: torch.dtype, device: torch.device
+        self,
+        spec: ModelSpec,
+        window: int,
+        dtype: torch.dtype,
+        device: torch.device,
+        ops: LayerOps | None = None,
     ) -> None:
         super().__init__()
+        self.ops: LayerOps = ops or PlainOps()
         self.head_dim = spec.head_dim
         self.sizes = [spec.q_size, spec.kv_size, spec.kv_size]
         self.scale = spec.head_dim**-0.5
@@ -80,34 +86,42 @@ class DecoderLayer(nn.Module):
         block_tables: Tensor,  # int32 [rows, width]
         slot_mapping: Tensor,  # int64 [tokens]
     ) -> Tensor:
-        """Returns the residual stream after this layer, [tokens, hidden]."""
-        h = rms_norm(x, self.attn_norm, self.eps) if self.pre_norm else x
-        q, k, v = self._qkv(h, cos, sin)
-        torch.ops.prelude.append(k, v, kv, slot_mapping)
-        out = torch.empty_like(q, memory_format=torch.contiguous_format)
-        torch.ops.prelude.attend(q, kv, cu_q, ctx_lens, block_tables, self.scale, self.window, out)
-        h = linear(out.view(x.shape[0], -1), self.o_proj, self.o_bias)
-        x = x + (h if self.pre_norm else rms_norm(h, self.attn_norm, self.eps))
-        h = self._mlp(rms_norm(x, self.mlp_norm, self.eps) if self.pre_norm else x)
-        return x + (h if self.pre_norm else rms_norm(h, self.mlp_norm, self.eps))
+        """Returns the residual stream after this layer, [tokens, hidden]; ``x`` is used up."""
+        ops = self.ops
+        h = ops.rms_norm(x, self.attn_norm, self.eps) if self.pre_norm else x
+        q = self._append(h, cos, sin, kv, slot_mapping)
+        h = ops.attend(q, kv, cu_q, ctx_lens, block_tables, self.scale, self.window)
+        x = self._add(x, h.view(x.shape[0], -1), self.o_proj, self.o_bias, self.attn_norm)
+        h = ops.rms_norm(x, self.mlp_norm, self.eps) if self.pre_norm else x
+        h = ops.silu_mul(ops.linear(h, self.gate_up_proj, self.gate_up_bias))
+        return self._add(x, h, self.down_proj, self.down_bias, self.mlp_norm)
 
-    def _qkv(self, h: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """q [tokens, heads, head_dim], k and v [tokens, kv_heads, head_dim], rotated."""
-        q, k, v = torch.split(linear(h, self.qkv_proj, self.qkv_bias), self.sizes, dim=-1)
-        if self.norm_heads:
-            q, k = self._heads(q), self._heads(k)
+    def _append(
+        self, h: Tensor, cos: Tensor, sin: Tensor, kv: Tensor, slot_mapping: Tensor
+    ) -> Tensor:
+        """Extends ``kv`` and returns q, [tokens, heads, head_dim], rotated."""
+        ops, norms = self.ops, None
+        qkv = ops.linear(h, self.qkv_proj, self.qkv_bias)
+        q, k, v = torch.split(qkv, self.sizes, dim=-1)
         if self.q_norm is not None and self.k_norm is not None:
-            q, k = rms_norm(q, self.q_norm, self.eps), rms_norm(k, self.k_norm, self.eps)
+            if self.norm_heads:
+                norms = self.q_norm, self.k_norm
+            else:
+                q = ops.rms_norm(q, self.q_norm, self.eps)
+                k = ops.rms_norm(k, self.k_norm, self.eps)
         q, k, v = self._heads(q), self._heads(k), self._heads(v)
-        # Rotation is float32; the KV pool and the kernels expect the activations' type.
-        return apply_rope(q, cos, sin).to(h.dtype), apply_rope(k, cos, sin).to(h.dtype), v
+        return ops.rope_append(q, k, v, norms, self.eps, cos, sin, kv, slot_mapping)
+
+    def _add(
+        self, x: Tensor, h: Tensor, weight: Tensor, bias: Tensor | None, norm: Tensor
+    ) -> Tensor:
+        """The residual connection: a projection of ``h`` joins ``x``."""
+        if self.pre_norm:
+            return self.ops.linear_add(x, h, weight, bias)
+        return x + self.ops.rms_norm(self.ops.linear(h, weight, bias), norm, self.eps)
 
     def _heads(self, x: Tensor) -> Tensor:
         return x.view(x.shape[0], -1, self.head_dim)
-
-    def _mlp(self, h: Tensor) -> Tensor:
-        gated = silu_mul(linear(h, self.gate_up_proj, self.gate_up_bias))
-        return linear(gated, self.down_proj, self.down_bias)
 
 
 def run_layer(layer: DecoderLayer, *args: Tensor) -> Tensor:
@@ -125,13 +139,20 @@ class Decoder(nn.Module):
     layer_fn: LayerFn
     lm_head: nn.Parameter  # only where the head is not tied
 
-    def __init__(self, spec: ModelSpec, dtype: torch.dtype, device: torch.device) -> None:
+    def __init__(
+        self,
+        spec: ModelSpec,
+        dtype: torch.dtype,
+        device: torch.device,
+        ops: LayerOps | None = None,
+    ) -> None:
         super().__init__()
         self.spec = spec
+        self.ops: LayerOps = ops or PlainOps()
         shape = (spec.vocab_size, spec.hidden_size)
         self.embedding = empty_weight(*shape, dtype=dtype, device=device)
         self.layers = nn.ModuleList(
-            DecoderLayer(spec, window, dtype, device) for window in spec.windows
+            DecoderLayer(spec, window, dtype, device, self.ops) for window in spec.windows
         )
         self.norm = empty_weight(spec.hidden_size, dtype=dtype, device=device)
         if not spec.tie_embeddings:
@@ -163,8 +184,8 @@ class Decoder(nn.Module):
                 meta.block_tables,
                 meta.slot_mapping,
             )
-        return rms_norm(x, self.norm, self.spec.norm_eps)
+        return self.ops.rms_norm(x, self.norm, self.spec.norm_eps)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """hidden [rows, hidden] -> float32 [rows, vocab]."""
-        return linear(hidden, self.head).float()
+        return self.ops.linear(hidden, self.head, None).float()
