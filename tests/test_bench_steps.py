@@ -11,7 +11,7 @@ from prelude.conf.bench import EngineWorkload
 from prelude.conf.schema import BatcherConfig, CacheConfig
 from prelude.engine.core import EngineCore
 from prelude.runner.fake import FakeRunner
-from prelude.types.plan import Plan, StepOutput
+from prelude.types.plan import Plan
 from prelude.types.prices import PriceTable
 
 # 2 ms a launch and 0.5 ms a new token, exactly.
@@ -21,12 +21,12 @@ PRICES = PriceTable(((1, 2.5), (1001, 502.5)))
 class Recording(FakeRunner):
     """Remembers the launches it ran as (row starts, new tokens)."""
 
-    def execute(self, plan: Plan) -> StepOutput:
+    def submit(self, plan: Plan) -> None:
         self.launches = getattr(self, "launches", [])
         self.launches += [
             [(row.start, row.num_tokens) for row in launch.rows] for launch in plan.launches
         ]
-        return super().execute(plan)
+        super().submit(plan)
 
 
 class Rig:

@@ -14,7 +14,7 @@ from prelude.client.process import ProcessTransport, start_engine
 from prelude.conf.load import load_config
 from prelude.engine.core import EngineCore
 from prelude.runner.fake import FakeRunner
-from prelude.types.plan import Plan, StepOutput
+from prelude.types.plan import StepOutput
 from prelude.types.request import SamplingParams, TokenEvent
 from prelude.types.wire import (
     WIRE_VERSION,
@@ -133,10 +133,10 @@ async def test_an_engine_that_cannot_start_says_why() -> None:
 
 
 class _BreakingRunner(FakeRunner):
-    def execute(self, plan: Plan) -> StepOutput:
+    def collect(self) -> StepOutput:
         if self.num_steps == 5:
             raise RuntimeError("device lost")
-        return FakeRunner.execute(self, plan)
+        return FakeRunner.collect(self)
 
 
 async def test_an_engine_that_breaks_ends_every_stream_with_the_cause() -> None:

@@ -129,7 +129,10 @@ class EngineCore:
 
     def _run(self, plan: Plan) -> StepOutput:
         self.ledger.pool.begin_step()
-        return self.runner.execute(plan) if plan.launches else StepOutput((), ())
+        if not plan.launches:
+            return StepOutput((), ())
+        self.runner.submit(plan)
+        return self.runner.collect()
 
     def _commit(self, plan: Plan, output: StepOutput, start_s: float) -> list[TokenEvent]:
         now_s = self.ledger.now_s = self._clock()

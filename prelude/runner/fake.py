@@ -5,6 +5,7 @@ and its "model" reads the context back through that table. So a block that is lo
 or reused too early changes the output, as it would on a device.
 """
 
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -33,8 +34,10 @@ def next_token(context: list[int], vocab_size: int) -> int:
 
 @dataclass(slots=True)
 class FakeRunner:
-    """Runs plans on a price list. ``sleep`` gets the milliseconds that a step costs: advance a
-    fake clock, really sleep, or (default) do nothing. ``model`` maps a context to a token."""
+    """Runs plans on a price list, each as late as possible: when it is collected. ``sleep`` gets
+    the milliseconds that a step costs: advance a fake clock, really sleep, or (default) do nothing.
+    With a ``clock`` (seconds) steps pass on a device beside the host: only what is left of a step
+    when it is collected is slept. ``model`` maps a context to a token."""
 
     num_blocks: int = 256
     block_size: int = 16
@@ -42,16 +45,36 @@ class FakeRunner:
     vocab_size: int = 512
     prices: PriceTable = field(default_factory=flat_prices)
     sleep: Callable[[float], None] = lambda ms: None
+    clock: Callable[[], float] | None = None
+    depth: int = 1
     model: NextToken | None = None
     programs: ProgramCount = field(default_factory=ProgramCount)
     num_steps: int = 0
+    _queue: deque[tuple[Plan, float]] = field(default_factory=deque)
+    _free_s: float = 0.0
     _tables: dict[int, list[int]] = field(default_factory=dict)
     _admits: dict[int, SlotAdmit] = field(default_factory=dict)
     _last: dict[int, int] = field(default_factory=dict)
     _kv: dict[int, int] = field(default_factory=dict)
 
-    def execute(self, plan: Plan) -> StepOutput:
+    def submit(self, plan: Plan) -> None:
+        assert len(self._queue) < self.depth, "more plans under way than the runner takes"
+        self._queue.append((plan, self.clock() if self.clock else 0.0))
+
+    def collect(self) -> StepOutput:
+        plan, submitted_s = self._queue.popleft()
         self.num_steps += 1
+        self._write_slots(plan)
+        sampled: list[Sampled] = []
+        scores: list[PromptLogprobs] = []
+        for launch in plan.launches:
+            sampled.extend(self._run(launch))
+            scores.extend(filter(None, map(self._score, launch.rows)))
+        actual_ms = tuple(launch.price_ms for launch in plan.launches)
+        self._pass_time(sum(actual_ms), submitted_s)
+        return StepOutput(tuple(sampled), actual_ms, tuple(scores))
+
+    def _write_slots(self, plan: Plan) -> None:
         for admit in plan.admits:
             self._tables[admit.slot] = []
             self._admits[admit.slot] = admit
@@ -60,14 +83,14 @@ class FakeRunner:
             table = self._tables[grant.slot]
             assert grant.first <= len(table), "a block table has a hole"
             table[grant.first :] = grant.block_ids
-        sampled: list[Sampled] = []
-        scores: list[PromptLogprobs] = []
-        for launch in plan.launches:
-            sampled.extend(self._run(launch))
-            scores.extend(filter(None, map(self._score, launch.rows)))
-            self.sleep(launch.price_ms)
-        actual_ms = tuple(launch.price_ms for launch in plan.launches)
-        return StepOutput(tuple(sampled), actual_ms, tuple(scores))
+
+    def _pass_time(self, ms: float, submitted_s: float) -> None:
+        if self.clock is None:
+            self.sleep(ms)
+            return
+        self._free_s = max(self._free_s, submitted_s) + ms / 1e3
+        if (left_s := self._free_s - self.clock()) > 0.0:
+            self.sleep(left_s * 1e3)
 
     def upkeep(self) -> None:
         """Nothing is compiled here."""

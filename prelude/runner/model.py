@@ -1,6 +1,7 @@
 """The model runner: weights, KV pool, slots and programs of one model on one device."""
 
 import time
+from collections import deque
 
 import torch
 from torch import Tensor
@@ -17,8 +18,10 @@ from prelude.types.prices import PriceTable
 
 
 class ModelRunner:
-    """Runs plans on ``decoder``. ``num_blocks`` KV blocks are allocated here, once: programs bake
-    in nothing but shapes, so eager and compiled steps share them."""
+    """Runs plans on ``decoder``, each when it is collected. ``num_blocks`` KV blocks are allocated
+    here, once: programs bake in nothing but shapes, so eager and compiled steps share them."""
+
+    depth = 1
 
     def __init__(
         self,
@@ -42,6 +45,7 @@ class ModelRunner:
         width = -(-max_len // layout.block_size)
         self._slots = Slots(max_seqs, width, self.vocab_size, device)
         self._programs = programs
+        self._queue: deque[Plan] = deque()
         decoder.layer_fn = programs
         self.prices = self.calibrate()
 
@@ -58,8 +62,12 @@ class ModelRunner:
     def close(self) -> None:
         self._programs.close()
 
+    def submit(self, plan: Plan) -> None:
+        self._queue.append(plan)
+
     @torch.inference_mode()
-    def execute(self, plan: Plan) -> StepOutput:
+    def collect(self) -> StepOutput:
+        plan = self._queue.popleft()
         for admit in plan.admits:
             self._slots.admit(admit)
         for grant in plan.grants:

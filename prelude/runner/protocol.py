@@ -1,4 +1,5 @@
-"""What the engine asks of a runner: execute plans, never decide. No torch here."""
+"""What the engine asks of a runner: run plans in the order they come, never decide. No torch
+here."""
 
 from typing import Protocol
 
@@ -9,11 +10,18 @@ from prelude.types.prices import PriceTable
 class Runner(Protocol):
     """Weights, KV pool and programs of one model on one device group.
 
-    ``execute`` runs a bound plan to its end and returns what it sampled. ``upkeep`` is called at
-    step boundaries: the place to swap in a program that has been compiled meanwhile; it must
-    return within a quarter of a second.
+    ``submit`` takes a bound plan and returns when the host's part is done; ``collect`` waits for
+    the oldest plan submitted and returns what it sampled. Up to ``depth`` plans may be under way
+    at once: 1 is synchronous, 2 lets the engine plan a step while another runs. Plans run one
+    after the other, so a plan may rely on what earlier ones write (KV, a slot's last token), and
+    its admits and grants must not reach host state that an earlier one still reads.
+
+    ``upkeep`` is called between submissions: the place to swap in a program that has been compiled
+    meanwhile; it must return within a quarter of a second.
     """
 
+    @property
+    def depth(self) -> int: ...
     @property
     def num_blocks(self) -> int: ...
     @property
@@ -26,6 +34,7 @@ class Runner(Protocol):
     def prices(self) -> PriceTable: ...
     @property
     def programs(self) -> ProgramCount: ...
-    def execute(self, plan: Plan) -> StepOutput: ...
+    def submit(self, plan: Plan) -> None: ...
+    def collect(self) -> StepOutput: ...
     def upkeep(self) -> None: ...
     def close(self) -> None: ...
