@@ -111,7 +111,9 @@ def test_answers_and_a_graceful_end(server: Server) -> None:
         assert logprobs is not None
         assert logprobs.tokens is not None
         assert logprobs.token_logprobs is not None
-        assert "".join(logprobs.tokens) == scored.choices[0].text
+        # The one new token is random, and may be half of a character.
+        assert "".join(logprobs.tokens[:-1]) == "the quick fox"
+        assert scored.choices[0].text.startswith("the quick fox")
         assert all(value < 0 for value in logprobs.token_logprobs[1:] if value is not None)
     with server.http() as http, http.stream("POST", CHAT, json=ENDLESS) as response:
         pieces = response.iter_bytes()
