@@ -140,4 +140,6 @@ def peer_result() -> PeerResult:
         ratios={"transformers": {"prefill": Interval(2.0, 1.9, 2.1)}},
         equal_ids={"transformers": (30, 33)},
         skipped={"vllm": "not installed"},
+        probes=[PROBE],
+        roof_shares={"prelude": {"prefill": 0.871}},
     )

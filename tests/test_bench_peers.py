@@ -15,7 +15,9 @@ import torch
 
 from benchmarks.peers import compare, worker
 from benchmarks.peers.checkpoint import INITIALIZER_RANGE, checkpoint, shape_of
+from benchmarks.peers.engines import lineup
 from benchmarks.peers.prelude_peer import PreludeEngine
+from benchmarks.peers.roof import PHASES
 from benchmarks.peers.task import MARK, Ids, Task, measure
 from benchmarks.peers.transformers_peer import TransformersEngine
 from prelude.bench.result import PeerResult, PeerRun, decode, encode
@@ -86,20 +88,25 @@ def test_an_engine_that_stops_early_is_an_error() -> None:
         measure(fake, TASK, 0.0)
 
 
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return checkpoint("tiny", tmp_path_factory.mktemp("weights"))
+
+
 def runs_of(*scales: tuple[float, float]) -> list[PeerRun]:
     runs = []
     for turn, (ours, theirs) in enumerate(scales):
         for engine, scale in (("prelude", ours), ("transformers", theirs)):
             run = peer_run(engine, turn)
             samples = [100.0 / scale, 110.0 / scale]
-            changes = {f"{phase}_samples_ms": samples for phase in compare.PHASES}
+            changes = {f"{phase}_samples_ms": samples for phase in PHASES}
             runs.append(msgspec.structs.replace(run, **changes))
     return runs
 
 
 def test_ratios_pair_equal_prompts() -> None:
     found = compare.ratios(runs_of((2.0, 1.0), (4.0, 2.0)), "transformers")
-    assert set(found) == set(compare.PHASES)
+    assert set(found) == set(PHASES)
     assert all(ratio.value == pytest.approx(2.0) for ratio in found.values())
     assert all(ratio.low == pytest.approx(2.0) for ratio in found.values())
 
@@ -113,8 +120,13 @@ def test_turns_that_differ_widen_the_interval() -> None:
 def test_equal_ids_count_up_to_the_first_difference() -> None:
     runs = runs_of((1.0, 1.0), (1.0, 1.0))
     runs[1] = msgspec.structs.replace(runs[1], first_ids=[1, 9, 3])
-    assert compare.equal_ids(runs, "transformers") == (1 + 3, 6)
-    assert compare.equal_ids(runs, "vllm") == (0, 0)
+    assert compare.equal_ids(runs) == {"prelude": (1 + 3, 6)}, "transformers is the reference"
+
+
+def test_without_transformers_ours_is_the_reference() -> None:
+    runs = [peer_run("prelude", 0), peer_run("llamacpp", 0), peer_run("llamacpp", 1)]
+    total = len(runs[0].first_ids)
+    assert compare.equal_ids(runs) == {"llamacpp": (total, total)}, "turns that both took"
 
 
 def arguments(tmp_path: Path, *extra: str) -> argparse.Namespace:
@@ -162,13 +174,41 @@ def test_a_worker_that_takes_too_long(tmp_path: Path, monkeypatch: pytest.Monkey
     assert runner.skipped == {"transformers": "not done in --max-s 5 seconds"}
 
 
-def test_vllm_is_used_where_its_interpreter_is(tmp_path: Path) -> None:
+@pytest.mark.parametrize("module", ["vllm", "llamacpp"])
+def test_a_peer_is_used_where_its_interpreter_is(tmp_path: Path, module: str) -> None:
     runner = compare.Runner(arguments(tmp_path), tmp_path)
-    assert runner.run("vllm", TASK) is None
-    assert "not installed" in runner.skipped["vllm"]
-    other = compare.Runner(arguments(tmp_path, "--vllm-python", sys.executable), tmp_path)
-    assert other._python("vllm") == sys.executable
-    assert compare.environment_of("vllm")["VLLM_CPU_KVCACHE_SPACE"] == "2"
+    assert runner.run(module, TASK) is None
+    assert "not installed" in runner.skipped[module]
+    given = arguments(tmp_path, f"--{module}-python", sys.executable)
+    assert compare.Runner(given, tmp_path)._python(module) == sys.executable
+
+
+def test_what_a_worker_is_started_with(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[tuple[list[str], dict[str, str]]] = []
+
+    def process(command: list[str], env: dict[str, str], **_: Any) -> Any:
+        started.append((command[3:], env))
+        return finished({**measured()[0], "cores": [0]})(command)
+
+    monkeypatch.setattr(subprocess, "run", process)
+    given = ["--llamacpp-python", sys.executable, "--llamacpp-override", "offload_kqv=true"]
+    runner = compare.Runner(arguments(tiny.parent, *given, "--vllm-python", sys.executable), tiny)
+    run = runner.run("llamacpp-q8_0", TASK)
+    assert run is not None and run.engine == "llamacpp-q8_0"
+    command, env = started[-1]
+    assert command == [
+        "llamacpp",
+        str(tiny),
+        TASK.dumps(),
+        "weights=q8_0",
+        "offload_kqv=true",
+    ]
+    assert (tiny / "model-q8_0.gguf").exists()
+    assert env["HF_HUB_OFFLINE"] == "1"
+    runner.run("vllm", TASK)
+    assert started[-1][1]["VLLM_CPU_KVCACHE_SPACE"] == "2"
+    runner.run("prelude-int8", TASK)
+    assert started[-1][0][3:] == ["model.weights=int8"]
 
 
 def test_peers_default_to_what_there_is(tmp_path: Path) -> None:
@@ -176,6 +216,16 @@ def test_peers_default_to_what_there_is(tmp_path: Path) -> None:
     assert compare.parse(base).peers == ["transformers"]
     assert compare.parse([*base, "--vllm-python", "python"]).peers == ["transformers", "vllm"]
     assert compare.parse([*base, "--peers", "vllm"]).peers == ["vllm"]
+    llamacpp = compare.parse([*base, "--llamacpp-python", "python"]).peers
+    assert llamacpp == ["transformers", "llamacpp", "llamacpp-q8_0"]
+
+
+def test_quantized_peers_meet_ours_quantized() -> None:
+    assert lineup(["transformers"]) == ["prelude", "transformers"]
+    assert lineup(["llamacpp-q8_0"]) == ["prelude", "prelude-int8", "llamacpp-q8_0"]
+    runs = [*runs_of((2.0, 1.0)), peer_run("prelude-int8", 0), peer_run("llamacpp-q8_0", 0)]
+    found = compare.ratios(runs, "llamacpp-q8_0")
+    assert all(ratio.value == pytest.approx(1.0) for ratio in found.values())
 
 
 @pytest.mark.parametrize("option", ["--turns", "--repeats", "--threads", "--streams"])
@@ -214,16 +264,11 @@ def test_pinning() -> None:
         os.sched_setaffinity(0, before)
 
 
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return checkpoint("tiny", tmp_path_factory.mktemp("weights"))
-
-
 def test_weights_are_written_once(tiny: Path) -> None:
     before = (tiny / "model.safetensors").stat().st_mtime_ns
     assert checkpoint("tiny", tiny.parent) == tiny
     assert (tiny / "model.safetensors").stat().st_mtime_ns == before
-    assert [path.name for path in tiny.parent.iterdir()] == [tiny.name]
+    assert {path.name for path in tiny.parent.iterdir()} == {tiny.name}
     assert checkpoint("tiny", tiny.parent, seed=1) != tiny
 
 
@@ -269,7 +314,9 @@ def test_a_comparison_end_to_end(
     assert isinstance(result, PeerResult)
     assert order == ["prelude", "transformers"] * 2
     assert result.ratios["transformers"]["decode"].value == pytest.approx(1.0)
-    assert result.equal_ids["transformers"] == (8, 8)
+    assert result.equal_ids == {"prelude": (8, 8)}
+    assert result.probes == [PROBE] * 2
+    assert set(result.roof_shares) == {"prelude", "transformers"}
     assert list(result.skipped) == ["vllm"]
     assert result.shape["hidden_size"] == 64
     assert decode(encode(result)) == result

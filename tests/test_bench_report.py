@@ -74,11 +74,11 @@ def test_a_busy_machine_is_named() -> None:
 def test_peers_and_ratios() -> None:
     text = shown(peer_result())
     assert row(text, "prelude 1.0") == ["prelude 1.0", "0", "200.0", "20.00", "100.0", "2.0"]
-    assert (
-        "prelude / transformers: prefill 2.00x [1.90, 2.10]; 30 of 33 greedy tokens equal" in text
-    )
+    assert "prelude / transformers: prefill 2.00x [1.90, 2.10]" in text
+    assert "of the roof, prelude: prefill 87%" in text
+    assert "transformers: 30 of 33 greedy tokens equal the reference's" in text
     assert "skipped: vllm: not installed" in text
-    assert "roof" not in text
+    assert "roof (" not in text, "without a probe"
 
 
 def test_tables_go_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:

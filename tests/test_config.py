@@ -195,7 +195,7 @@ def test_random_shapes_carry_everything_a_checkpoint_would() -> None:
         ("model.dtype=int4", "expected one of [auto, float32, bfloat16, float16]"),
         ("log.level=debug", "expected one of [DEBUG, INFO, WARNING, ERROR]"),
         ("model=dmo", "model=dmo: no such option; did you mean demo?"),
-        ("model=zzz", "(there are demo, qwen3_0_6b, tiny)"),
+        ("model=zzz", "(there are demo, qwen3_0_6b, qwen3_4b, qwen3_8b, tiny)"),
         ("model=null", "no such option"),
         ("~model", "no such option"),
         ("server=3", "no such option"),

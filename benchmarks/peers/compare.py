@@ -2,7 +2,8 @@
 
 ``python -m benchmarks.peers.compare --shape qwen3_0_6b --cache FOLDER`` writes the weights into
 the folder once, runs every engine in a process of its own, turn after turn, and prints the ratios
-(tables on stderr, the result as one line of JSON on stdout).
+(tables on stderr, the result as one line of JSON on stdout). The roof is probed before each turn,
+because memory bandwidth of a shared host changes within minutes.
 """
 
 import argparse
@@ -18,6 +19,9 @@ from typing import Any
 import msgspec
 
 from benchmarks.peers.checkpoint import checkpoint, shape_of
+from benchmarks.peers.engines import ENGINES, PEERS, QUIET, lineup
+from benchmarks.peers.gguf_file import gguf_file
+from benchmarks.peers.roof import PHASES, roof_shares
 from benchmarks.peers.task import MARK, Task
 from prelude.bench import machine
 from prelude.bench.observer import Observer
@@ -25,10 +29,9 @@ from prelude.bench.probe import probe_apart
 from prelude.bench.result import Interval, PeerResult, PeerRun
 from prelude.bench.serve import publish
 from prelude.bench.stats import summarise
-from prelude.openmp import SPIN_COUNT
+from prelude.models.spec import read_spec
 
-OURS = "prelude"
-PHASES = ("prefill", "decode", "streams")
+REFERENCE = "transformers"
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -40,41 +43,49 @@ class Runner:
         self._args = args
         self._folder = folder
 
-    def run(self, engine: str, task: Task) -> PeerRun | None:
+    def run(self, name: str, task: Task) -> PeerRun | None:
         """One turn of one engine, or None with the reason in ``skipped``."""
-        if engine in self.skipped:
+        if name in self.skipped:
             return None
-        python = self._python(engine)
+        python = self._python(ENGINES[name].module)
         if python is None:
-            self.skipped[engine] = "not installed; see benchmarks/README.md"
+            self.skipped[name] = "not installed; see benchmarks/README.md"
             return None
-        overrides = {OURS: self._args.override, "vllm": self._args.vllm_override}.get(engine, [])
-        command = [python, "-m", "benchmarks.peers.worker", engine, str(self._folder)]
-        command += [task.dumps(), *overrides]
-        print(f"turn {task.turn}: {engine}", file=sys.stderr, flush=True)
+        print(f"turn {task.turn}: {name}", file=sys.stderr, flush=True)
         try:
             done = subprocess.run(
-                command,
+                [python, "-m", "benchmarks.peers.worker", *self._arguments(name, task)],
                 cwd=ROOT,
-                env={**os.environ, **environment_of(engine)},
+                env={**os.environ, **QUIET, **ENGINES[name].environment},
                 stdout=subprocess.PIPE,
                 text=True,
                 timeout=self._args.max_s,
             )
         except subprocess.TimeoutExpired:
-            self.skipped[engine] = f"not done in --max-s {self._args.max_s:g} seconds"
+            self.skipped[name] = f"not done in --max-s {self._args.max_s:g} seconds"
             return None
         if done.returncode:
             print(done.stdout[-4000:], file=sys.stderr)  # some engines log to stdout
-            self.skipped[engine] = f"ended with status {done.returncode}; its words are above"
+            self.skipped[name] = f"ended with status {done.returncode}; its words are above"
             return None
-        return read_run(done.stdout)
+        return msgspec.structs.replace(read_run(done.stdout), engine=name)
 
-    def _python(self, engine: str) -> str | None:
-        if engine == "vllm":
-            path = self._args.vllm_python
+    def _arguments(self, name: str, task: Task) -> list[str]:
+        engine = ENGINES[name]
+        if engine.gguf is not None:
+            gguf_file(self._folder, engine.gguf)
+        extra = {
+            "prelude": self._args.override,
+            "vllm": self._args.vllm_override,
+            "llamacpp": self._args.llamacpp_override,
+        }.get(engine.module, [])
+        return [engine.module, str(self._folder), task.dumps(), *engine.overrides, *extra]
+
+    def _python(self, module: str) -> str | None:
+        apart = {"vllm": self._args.vllm_python, "llamacpp": self._args.llamacpp_python}
+        if module in apart:
+            path = apart[module]
             return str(path) if path is not None and path.exists() else None
-        module = "prelude" if engine == OURS else engine
         return sys.executable if importlib.util.find_spec(module) is not None else None
 
 
@@ -82,16 +93,6 @@ def read_run(stdout: str) -> PeerRun:
     """The run that a worker printed, whatever its engine printed before and after."""
     (line,) = [line for line in stdout.splitlines() if line.startswith(MARK)]
     return msgspec.json.decode(line.removeprefix(MARK), type=PeerRun)
-
-
-def environment_of(engine: str) -> dict[str, str]:
-    """What an engine reads from its environment and has no argument for."""
-    quiet = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
-    if engine == "vllm":
-        return quiet | {"VLLM_CPU_KVCACHE_SPACE": "2", "VLLM_NO_USAGE_STATS": "1"}
-    if engine == OURS:  # as its command line does; the worker loads torch before it
-        return quiet | {"GOMP_SPINCOUNT": SPIN_COUNT}
-    return quiet
 
 
 def compare(args: argparse.Namespace) -> PeerResult:
@@ -106,40 +107,48 @@ def compare(args: argparse.Namespace) -> PeerResult:
         threads=args.threads,
         seed=args.seed,
     )
-    probe = probe_apart("cpu", args.threads, "float32")
-    observer = Observer(probe)
+    probes = [probe_apart("cpu", args.threads, "float32")]
+    observer = Observer(probes[0])
     runner = Runner(args, folder)
     runs = []
     for turn in range(args.turns):
-        for engine in [OURS, *args.peers]:
-            run = runner.run(engine, replace(task, turn=turn))
+        if turn:
+            probes.append(probe_apart("cpu", args.threads, "float32"))
+        for name in lineup(args.peers):
+            run = runner.run(name, replace(task, turn=turn))
             if run is not None:
                 runs.append(run)
-            elif engine == OURS:
-                raise RuntimeError(f"{OURS}: {runner.skipped[OURS]}")
+            elif name == "prelude":
+                raise RuntimeError(f"prelude: {runner.skipped[name]}")
+    complete = [peer for peer in args.peers if not {peer, ENGINES[peer].rival} & {*runner.skipped}]
     return PeerResult(
         environment=observer.finish(),
         config=asdict(task)
         | {"turns": args.turns, "override": args.override}
-        | {"vllm_override": args.vllm_override},
+        | {"vllm_override": args.vllm_override, "llamacpp_override": args.llamacpp_override},
         shape=shape_of(args.shape),
         runs=runs,
-        ratios={peer: ratios(runs, peer) for peer in args.peers if peer not in runner.skipped},
-        equal_ids={peer: equal_ids(runs, peer) for peer in args.peers},
+        ratios={peer: ratios(runs, peer) for peer in complete},
+        equal_ids=equal_ids(runs),
         skipped=runner.skipped,
+        probes=probes,
+        roof_shares=roof_shares(runs, read_spec(shape_of(args.shape)), task, probes),
     )
 
 
 def ratios(runs: Sequence[PeerRun], peer: str) -> dict[str, Interval]:
     """How many times faster ours is than ``peer``, by phase: the median over pairs of equal
     prompts, with its bootstrap interval."""
+    ours_name = ENGINES[peer].rival
     found = {}
     for phase in PHASES:
         pairs = [
             (theirs, ours)
             for turn in {run.turn for run in runs}
             for theirs, ours in zip(
-                _samples(runs, peer, turn, phase), _samples(runs, OURS, turn, phase), strict=True
+                _samples(runs, peer, turn, phase),
+                _samples(runs, ours_name, turn, phase),
+                strict=True,
             )
         ]
         summary = summarise([theirs / ours for theirs, ours in pairs])
@@ -148,13 +157,23 @@ def ratios(runs: Sequence[PeerRun], peer: str) -> dict[str, Interval]:
     return found
 
 
-def equal_ids(runs: Sequence[PeerRun], peer: str) -> tuple[int, int]:
-    """Greedy tokens that agree before the first that does not, and how many there were, over all
-    turns that both took."""
+def equal_ids(runs: Sequence[PeerRun]) -> dict[str, tuple[int, int]]:
+    """By engine: greedy tokens that agree with the reference (transformers if it ran, else ours)
+    before the first that does not, and how many there were, over all turns that both took."""
+    names = list(dict.fromkeys(run.engine for run in runs))
+    reference = REFERENCE if REFERENCE in names else "prelude"
+    expected = {run.turn: run.first_ids for run in runs if run.engine == reference}
+    return {
+        name: _agreement([run for run in runs if run.engine == name], expected)
+        for name in names
+        if name != reference
+    }
+
+
+def _agreement(runs: Sequence[PeerRun], expected: dict[int, list[int]]) -> tuple[int, int]:
     equal, total = 0, 0
-    for theirs in (run for run in runs if run.engine == peer):
-        (ours,) = [run for run in runs if run.engine == OURS and run.turn == theirs.turn]
-        pairs = list(zip(ours.first_ids, theirs.first_ids, strict=True))
+    for run in (run for run in runs if run.turn in expected):
+        pairs = list(zip(expected[run.turn], run.first_ids, strict=True))
         total += len(pairs)
         equal += next((i for i, (a, b) in enumerate(pairs) if a != b), len(pairs))
     return equal, total
@@ -176,8 +195,8 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--peers",
         nargs="+",
-        choices=["transformers", "vllm"],
-        help="default: transformers, and vllm where --vllm-python is given",
+        choices=PEERS,
+        help="default: transformers, and those whose interpreter is given",
     )
     parser.add_argument("--turns", type=int, default=2, help="of each engine")
     parser.add_argument("--repeats", type=int, default=3, help="timed runs in a turn")
@@ -189,14 +208,22 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--max-s", type=float, default=900.0, help="limit of one turn")
     parser.add_argument("--vllm-python", type=Path, help="interpreter of vLLM's environment")
+    parser.add_argument("--llamacpp-python", type=Path, help="interpreter of llama.cpp's")
     parser.add_argument("--override", action="append", default=[], help="of our configuration")
     parser.add_argument(
         "--vllm-override", action="append", default=[], help="argument of vLLM's LLM as NAME=JSON"
+    )
+    parser.add_argument(
+        "--llamacpp-override",
+        action="append",
+        default=[],
+        help="field of llama.cpp's context as NAME=JSON",
     )
     parser.add_argument("--result", help="file for the result")
     args = parser.parse_args(argv)
     if args.peers is None:
         args.peers = ["transformers"] + ["vllm"] * (args.vllm_python is not None)
+        args.peers += ["llamacpp", "llamacpp-q8_0"] * (args.llamacpp_python is not None)
     for name in ("turns", "repeats", "threads", "prefill", "prompt", "decode", "streams"):
         if getattr(args, name) < 1:
             parser.error(f"--{name} must be at least 1")

@@ -25,11 +25,15 @@ def build(name: str) -> Callable[[Path, Task, list[str]], Engine]:
             from benchmarks.peers.transformers_peer import TransformersEngine
 
             return TransformersEngine
+        case "llamacpp":
+            from benchmarks.peers.llamacpp_peer import LlamaCppEngine
+
+            return LlamaCppEngine
         case "vllm":
             from benchmarks.peers.vllm_peer import VllmEngine
 
             return VllmEngine
-    raise ValueError(f"unknown engine {name!r}: choose prelude, transformers or vllm")
+    raise ValueError(f"unknown engine {name!r}: choose prelude, transformers, vllm or llamacpp")
 
 
 def main() -> None:

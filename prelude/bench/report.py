@@ -139,8 +139,12 @@ def _peers(result: PeerResult) -> list[RenderableType]:
             + ("" if ratio.low is None else f" [{ratio.low:.2f}, {ratio.high:.2f}]")
             for name, ratio in ratios.items()
         )
-        equal, total = result.equal_ids[peer]
-        lines.append(f"prelude / {peer}: {text}; {equal} of {total} greedy tokens equal")
+        lines.append(f"prelude / {peer}: {text}")
+    for engine, shares in result.roof_shares.items():
+        text = ", ".join(f"{name} {share:.0%}" for name, share in shares.items())
+        lines.append(f"of the roof, {engine}: {text}")
+    for engine, (equal, total) in result.equal_ids.items():
+        lines.append(f"{engine}: {equal} of {total} greedy tokens equal the reference's")
     return lines + [f"[yellow]skipped:[/] {peer}: {why}" for peer, why in result.skipped.items()]
 
 

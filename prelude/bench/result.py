@@ -211,7 +211,9 @@ class PeerRun(msgspec.Struct, frozen=True):
 
 class PeerResult(msgspec.Struct, frozen=True, tag="peers", tag_field="benchmark"):
     """``ratios`` say how many times faster Prelude was, by peer and phase, over pairs of equal
-    prompts; ``equal_ids`` how many greedy tokens agreed before the first that did not."""
+    prompts; ``equal_ids`` how many greedy tokens of an engine agreed with the reference's before
+    the first that did not; ``probes`` are the roof before each turn and ``roof_shares`` what was
+    reached of it, by engine and phase."""
 
     environment: Environment
     config: dict[str, Any]
@@ -220,6 +222,8 @@ class PeerResult(msgspec.Struct, frozen=True, tag="peers", tag_field="benchmark"
     ratios: dict[str, dict[str, Interval]]
     equal_ids: dict[str, tuple[int, int]]
     skipped: dict[str, str]
+    probes: list[Probe] = []
+    roof_shares: dict[str, dict[str, float]] = {}
     version: int = RESULT_VERSION
 
 
