@@ -110,7 +110,7 @@ class ServeBenchConfig:
 @dataclass(slots=True)
 class EngineWorkload:
     """Which steps to time, and how often. The engine is made large enough for them: budgets are
-    lifted so that a prompt is one step, and slots and blocks are derived where none are set."""
+    lifted to ``step_tokens``, and slots and blocks are derived where none are set."""
 
     batches: list[int] = field(default_factory=lambda: [1, 2, 4, 8, 16])
     contexts: list[int] = field(default_factory=lambda: [128, 1024])
@@ -118,6 +118,7 @@ class EngineWorkload:
     steps: int = 16  # timed steps of each decode shape
     repeats: int = 3  # timed runs of each prefill shape
     warmup: int = 2  # untimed ones before
+    step_tokens: int = 16384  # longer prompts, and the prompts of large batches, come in chunks
     max_s: float = 300.0  # then remaining shapes are skipped, and named in the result
     frontend_tokens: int = 20000  # streamed through a server of its own to price one; 0: skip
     probe: bool = True

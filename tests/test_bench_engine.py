@@ -53,6 +53,13 @@ def test_the_longest_prompt_decides_where_batches_are_small() -> None:
     assert sized(config("bench.prefills=[1600]")).cache.num_blocks == 102
 
 
+def test_long_prompts_come_in_chunks_and_rows_grow_meanwhile() -> None:
+    made = sized(config("bench.batches=[4]", "bench.contexts=[100]", "bench.step_tokens=64"))
+    assert made.batcher.max_step_tokens == 512, "the configuration's own, if that is more"
+    assert made.cache.num_blocks == 4 * -(-(100 + 4 + 2 + 7) // 16) + 2
+    assert sized(config("bench.prefills=[20000]")).batcher.max_step_tokens == 16384
+
+
 def test_a_chosen_cache_is_kept() -> None:
     assert sized(config("cache.num_blocks=64")).cache.num_blocks == 64
     assert sized(config("cache.memory_gib=0.1")).cache.num_blocks is None
@@ -140,6 +147,7 @@ def test_the_front_end_is_priced_with_the_models_tokenizer(
         ({"contexts": [-1]}, "contexts"),
         ({"prefills": [0]}, "prefills"),
         ({"steps": 0}, "steps"),
+        ({"step_tokens": 0}, "step_tokens"),
         ({"repeats": 0}, "repeats"),
         ({"warmup": -1}, "warmup"),
         ({"frontend_tokens": -1}, "frontend_tokens"),

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from prelude.bench.steps import Limits, Shape, StepBench
+from prelude.bench.steps import Limits, Shape, StepBench, early_tokens
 from prelude.conf.bench import EngineWorkload
 from prelude.conf.schema import BatcherConfig, CacheConfig
 from prelude.engine.core import EngineCore
@@ -32,12 +32,12 @@ class Recording(FakeRunner):
 class Rig:
     """An engine on a fake runner, and the clock that its steps move."""
 
-    def __init__(self, workload: EngineWorkload, **limits: int) -> None:
+    def __init__(self, workload: EngineWorkload, step_tokens: int = 600, **limits: int) -> None:
         self.time_s = 0.0
         self.runner = Recording(num_blocks=200, max_len=600, prices=PRICES, sleep=self._sleep)
         self.core = EngineCore(
             self.runner,
-            batcher=BatcherConfig(max_step_tokens=600, step_ms=1e9, idle_step_ms=1e9),
+            batcher=BatcherConfig(max_step_tokens=step_tokens, step_ms=1e9, idle_step_ms=1e9),
             cache=CacheConfig(),
             max_seqs=8,
             eos_ids=(0,),
@@ -82,6 +82,23 @@ def test_decode_steps_have_their_batch_and_about_their_context() -> None:
     assert four.rows[0] == (sorted(timed)[2], 1), "the middle of the timed steps"
     timed = [rows[0][0] for rows in decodes[9:]]
     assert one.rows[0] == (sorted(timed)[2], 1)
+
+
+def test_prompts_beyond_a_step_come_in_chunks() -> None:
+    rig = Rig(workload(prefills=[], contexts=[60], step_tokens=64), step_tokens=64)
+    four, one = rig.run()
+    decodes = [rows for rows in rig.runner.launches if all(new == 1 for _, new in rows)]
+    middle = decodes[2:7][2]
+    assert sorted(four.rows) == sorted(middle), "each row at its own context"
+    starts = [start for start, _ in four.rows]
+    assert min(starts) >= 60 and 0 < max(starts) - min(starts) <= early_tokens(4, 60, 64)
+    assert len(one.rows) == 1
+
+
+def test_early_tokens() -> None:
+    assert early_tokens(4, 100, 400) == 0
+    assert early_tokens(4, 100, 104) == 4
+    assert early_tokens(4, 100, 1) > 0
 
 
 def test_overhead_is_what_is_not_launches() -> None:

@@ -54,14 +54,32 @@ def test_the_mix_has_three_classes_in_their_proportions() -> None:
     assert config.burstiness == pytest.approx(1 / 9, rel=0.02), "coefficient of variation 3"
 
 
+def lengths_of(name: str) -> list[int]:
+    config = serve(name)
+    assert (config.arrival, config.concurrency) == (Arrival.closed, 96)
+    drafts = Workload(config).drafts()
+    assert {draft.max_tokens for draft in drafts} == {1}
+    return [len(draft.prompt.content) for draft in drafts]
+
+
 def test_the_headline_is_the_published_workload() -> None:
     config = serve("headline")
-    assert (config.arrival, config.concurrency) == (Arrival.closed, 96)
-    assert config.num_requests % config.concurrency == 0, "no under-filled last wave"
-    drafts = Workload(config).drafts()
-    lengths = [len(draft.prompt.content) for draft in drafts]
+    assert (config.num_requests, config.warmup, config.keepalive) == (200, 5, False)
+    lengths = lengths_of("headline")
     assert 512 <= min(lengths) <= max(lengths) <= 768
-    assert {draft.max_tokens for draft in drafts} == {1}
+
+
+def test_the_headline_in_ids_has_the_published_token_count() -> None:
+    lengths = lengths_of("headline_ids")
+    assert sum(lengths) / len(lengths) == pytest.approx(474.5, rel=0.02)
+    assert serve("headline_ids").keepalive is False
+
+
+def test_prefill_services() -> None:
+    assert set(lengths_of("prefill")) == {512}
+    lengths = lengths_of("prefill_uniform")
+    assert sum(lengths) / len(lengths) == pytest.approx(512, rel=0.05)
+    assert serve("prefill").num_requests % 96 == 0, "no under-filled last wave"
 
 
 def test_the_prefix_is_shared_by_all() -> None:
@@ -96,8 +114,11 @@ def test_engine_workloads_fit_the_engine_they_size(name: str) -> None:
     config = engine(name)
     validate(config.bench)
     made = sized(config)
-    assert made.runner.max_seqs >= max(config.bench.batches)
+    batch, context = max(config.bench.batches, default=1), max(config.bench.contexts, default=0)
+    assert made.runner.max_seqs >= batch
     assert made.cache.num_blocks is not None
     tokens = made.cache.num_blocks * made.cache.block_size
-    assert tokens >= max(config.bench.batches) * max(config.bench.contexts)
-    assert made.batcher.max_step_tokens >= max(config.bench.prefills)
+    assert tokens >= batch * context
+    longest = max(config.bench.prefills, default=0)
+    assert tokens >= longest
+    assert made.batcher.max_step_tokens >= min(longest, config.bench.step_tokens)

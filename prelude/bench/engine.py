@@ -15,7 +15,7 @@ from prelude.bench.probe import probe_apart
 from prelude.bench.result import EngineResult, Probe, StepFloor, StepTiming, Summary
 from prelude.bench.serve import publish
 from prelude.bench.stats import summarise
-from prelude.bench.steps import Limits, Shape, StepBench
+from prelude.bench.steps import Limits, Shape, StepBench, early_tokens
 from prelude.conf.bench import EngineBenchConfig, EngineWorkload
 from prelude.conf.schema import BatcherConfig, CacheConfig, Config
 from prelude.engine.build import build_engine
@@ -24,6 +24,7 @@ from prelude.models.spec import ModelSpec, read_config, read_spec
 from prelude.types.wire import EngineInfo
 
 UNLIMITED_MS = 1e9
+NUMBERS = (("steps", 1), ("repeats", 1), ("step_tokens", 1), ("warmup", 0), ("frontend_tokens", 0))
 MAX_SECONDS = 24 * 3600.0
 
 
@@ -78,19 +79,20 @@ def measure(config: EngineBenchConfig, core: EngineCore, info: EngineInfo) -> En
 
 
 def sized(config: EngineBenchConfig) -> EngineBenchConfig:
-    """The configuration of an engine that can hold the workload: all prompts of a batch are one
-    step, so that its rows decode in step, and there are slots and blocks for the largest batch,
-    unless the configuration says how many blocks."""
+    """The configuration of an engine that can hold the workload: steps of ``bench.step_tokens``,
+    whatever they last, and slots and blocks for the largest batch, unless the configuration says
+    how many blocks."""
     workload = config.bench
     grown = (workload.warmup + workload.steps) * len(workload.batches) + 2
     batch = max(workload.batches, default=1)
-    length = max(workload.contexts, default=0) + grown
+    context = max(workload.contexts, default=0)
+    length = context + grown + early_tokens(batch, context, workload.step_tokens)
     longest = max(*workload.prefills, length, 1)
     return replace(
         config,
         runner=replace(config.runner, max_seqs=max(config.runner.max_seqs, batch)),
         cache=_cache(config.cache, batch, length, longest),
-        batcher=_batcher(config.batcher, max(longest, batch * length)),
+        batcher=_batcher(config.batcher, min(max(longest, batch * length), workload.step_tokens)),
         graphs=replace(config.graphs, background=False),
     )
 
@@ -162,7 +164,7 @@ def validate(workload: EngineWorkload) -> None:
     for name in ("batches", "contexts", "prefills"):
         if any(value < 1 for value in getattr(workload, name)):
             raise ValueError(f"bench.{name}: must all be at least 1")
-    for name, least in (("steps", 1), ("repeats", 1), ("warmup", 0), ("frontend_tokens", 0)):
+    for name, least in NUMBERS:
         if getattr(workload, name) < least:
             raise ValueError(f"bench.{name}: must be at least {least}")
     if not 0.0 < workload.max_s <= MAX_SECONDS:

@@ -1,5 +1,5 @@
-"""Times the steps of an engine by driving it through shapes that a benchmark names: whole prompts
-in one step, and decode steps of a given batch and context."""
+"""Times the steps of an engine by driving it through shapes that a benchmark names: prompts, in one
+step where they fit into ``step_tokens``, and decode steps of a given batch and context."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -33,6 +33,14 @@ class Limits:
     vocab_size: int
 
 
+def early_tokens(batch: int, context: int, step_tokens: int) -> int:
+    """How far the first of ``batch`` prompts decodes while the others are still prefilled, in
+    steps of ``step_tokens`` new tokens."""
+    if batch * context <= step_tokens:
+        return 0
+    return -(-batch * context // max(step_tokens - batch, 1))
+
+
 class StepBench:
     """Runs a workload on an idle engine and leaves it idle. ``skipped`` names, with the reason,
     the shapes that were not measured: too large for the engine, or beyond ``max_s``."""
@@ -52,6 +60,7 @@ class StepBench:
         self._deadline_s = clock() + workload.max_s
         self._rng = Random(workload.seed)
         self._uid = 0
+        self._lengths: dict[int, int] = {}
 
     def run(self) -> Iterator[Shape]:
         """Prefill shapes first, then decode shapes by context, the largest batch first."""
@@ -88,10 +97,11 @@ class StepBench:
         batches = self._batches(context)
         if not batches:
             return
-        uids = self._add(batches[0], context, self.decode_tokens + 1)
-        started: set[int] = set()
-        while len(started) < len(uids):
-            started |= {event.uid for event in self._core.step()}
+        early = early_tokens(batches[0], context, self._workload.step_tokens)
+        uids = self._add(batches[0], context, self.decode_tokens + early + 1)
+        self._lengths = dict.fromkeys(uids, context)
+        while min(self._lengths.values()) == context:
+            self._step()
             if self._is_late(f"decode at context {context}"):
                 break
         else:
@@ -101,37 +111,39 @@ class StepBench:
 
     def _shrink(self, uids: Sequence[int], batches: Sequence[int], context: int) -> Iterator[Shape]:
         """One prompt phase serves all batches: rows leave as the batch shrinks."""
-        num_tokens = context + 1
         for batch in batches:
             for uid in uids[batch:]:
                 self._core.abort(uid)
             for _ in range(self._workload.warmup):
-                self._decode(batch)
-            num_tokens += self._workload.warmup
-            middle = num_tokens + self._workload.steps // 2
-            shape = Shape("decode", [(middle - 1, 1)] * batch)
+                self._step()
+            middle = self._workload.steps // 2 - 1
+            rows = [(self._lengths[uid] + middle, 1) for uid in uids[:batch]]
+            shape = Shape("decode", rows)
             for _ in range(self._workload.steps):
                 if self._is_late(f"decode {batch} at context {context}"):
                     return
                 start = self._clock()
-                self._decode(batch)
+                num_events = self._step()
                 shape.step_ms.append((self._clock() - start) * 1e3)
                 shape.overhead_ms.append(self._core.stats().overhead_ms)
-            num_tokens += self._workload.steps
+                assert num_events == batch, f"a step of {batch} rows gave {num_events} tokens"
             yield shape
 
-    def _decode(self, batch: int) -> list[TokenEvent]:
+    def _step(self) -> int:
+        """One turn of the engine; how many rows got a token."""
         events = self._core.step()
-        assert len(events) == batch, f"a decode step of {batch} rows gave {len(events)} tokens"
-        return events
+        for event in events:
+            self._lengths[event.uid] += len(event.token_ids)
+        return len(events)
 
     def _batches(self, context: int) -> list[int]:
-        length = context + self.decode_tokens + 1
-        return [
-            batch
-            for batch in sorted(set(self._workload.batches), reverse=True)
-            if self._fits(f"decode {batch} at context {context}", batch, length)
-        ]
+        fitting = []
+        for batch in sorted(set(self._workload.batches), reverse=True):
+            early = early_tokens(batch, context, self._workload.step_tokens)
+            length = context + self.decode_tokens + early + 1
+            if self._fits(f"decode {batch} at context {context}", batch, length):
+                fitting.append(batch)
+        return fitting
 
     def _fits(self, name: str, batch: int, length: int) -> bool:
         limits = self._limits
