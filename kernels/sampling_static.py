@@ -56,8 +56,8 @@ def _ordered_keys(x: Tensor) -> Tensor:
     sign = 8 * x.element_size() - 1
     integer = torch.int16 if x.element_size() == 2 else torch.int32
     bits = torch.where(x == 0, 0.0, x).view(integer)
-    ordered: Tensor = bits ^ ((bits >> sign) & (2**sign - 1))
-    return ordered.long() + 2**sign
+    ordered: Tensor = bits ^ ((bits >> sign) & ((1 << sign) - 1))
+    return ordered.long() + (1 << sign)
 
 
 def _lowest_kept(keys: Tensor, bits: int, scaled: Tensor, top_k: Tensor, top_p: Tensor) -> Tensor:
