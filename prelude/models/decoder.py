@@ -36,15 +36,10 @@ class DecoderLayer(nn.Module):
     down_bias: nn.Parameter | None
 
     def __init__(
-        self,
-        spec: ModelSpec,
-        window: int,
-        dtype: torch.dtype,
-        device: torch.device,
-        ops: LayerOps | None = None,
+        self, spec: ModelSpec, window: int, dtype: torch.dtype, device: torch.device
     ) -> None:
         super().__init__()
-        self.ops: LayerOps = ops or PlainOps()
+        self.ops: LayerOps = PlainOps()
         self.head_dim = spec.head_dim
         self.sizes = [spec.q_size, spec.kv_size, spec.kv_size]
         self.scale = spec.head_dim**-0.5
@@ -139,26 +134,27 @@ class Decoder(nn.Module):
     layer_fn: LayerFn
     lm_head: nn.Parameter  # only where the head is not tied
 
-    def __init__(
-        self,
-        spec: ModelSpec,
-        dtype: torch.dtype,
-        device: torch.device,
-        ops: LayerOps | None = None,
-    ) -> None:
+    def __init__(self, spec: ModelSpec, dtype: torch.dtype, device: torch.device) -> None:
         super().__init__()
         self.spec = spec
-        self.ops: LayerOps = ops or PlainOps()
+        self.ops: LayerOps = PlainOps()
         shape = (spec.vocab_size, spec.hidden_size)
         self.embedding = empty_weight(*shape, dtype=dtype, device=device)
         self.layers = nn.ModuleList(
-            DecoderLayer(spec, window, dtype, device, self.ops) for window in spec.windows
+            DecoderLayer(spec, window, dtype, device) for window in spec.windows
         )
         self.norm = empty_weight(spec.hidden_size, dtype=dtype, device=device)
         if not spec.tie_embeddings:
             self.lm_head = empty_weight(*shape, dtype=dtype, device=device)
         self.rotary = Rotary(spec.rope, device)
         self.layer_fn = run_layer
+
+    def use_ops(self, ops: LayerOps) -> None:
+        """Run all layers on the kernels of ``ops`` from now on."""
+        self.ops = ops
+        for layer in self.layers:
+            assert isinstance(layer, DecoderLayer)
+            layer.ops = ops
 
     @property
     def head(self) -> Tensor:

@@ -1,0 +1,212 @@
+"""The runner of devices that replay captured graphs: a step is a few copies and launches.
+
+A launch's inputs go up in one copy, a forward program and a sampling program are replayed, sampled
+ids stay in their slots and a copy of them comes back. ``submit`` waits for nothing, so the next
+step can be planned and submitted while this one runs.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from prelude.cache.layout import KVLayout
+from prelude.graphs.graph_pool import GraphPool
+from prelude.graphs.queue import DeviceQueue, Mark, Results
+from prelude.kernels import sampling
+from prelude.models.decoder import Decoder
+from prelude.runner.captured_prices import measure_prices
+from prelude.runner.captured_programs import AttentionPlanner, Programs
+from prelude.runner.device_slots import DeviceSlots
+from prelude.runner.static_inputs import Shape, pack
+from prelude.types.plan import (
+    Launch,
+    Plan,
+    ProgramCount,
+    PromptLogprobs,
+    Row,
+    Sampled,
+    SlotAdmit,
+    StepOutput,
+)
+
+_LOGPROB_TOKENS = 64  # positions scored at a time: their logits take memory
+
+
+@dataclass(frozen=True, slots=True)
+class _Scores:
+    """Logprobs of some of a prompt's tokens, on their way to the host."""
+
+    row: Row
+    first: int
+    targets: tuple[int, ...]
+    read: Callable[[], Results]
+
+
+@dataclass(frozen=True, slots=True)
+class _Running:
+    """A launch under way, and what will come back from it."""
+
+    launch: Launch
+    start: Mark
+    end: Mark
+    ids: Callable[[], Results]
+    logprobs: Callable[[], Results] | None
+    prompts: tuple[_Scores, ...]
+
+
+class CapturedRunner:
+    """Runs plans on ``decoder`` through programs of ``shapes``, which are captured between steps.
+
+    Launches that fit none run uncaptured, up to ``max_step_tokens`` new tokens; above the largest
+    shape that is the intention, since launches hide under kernels that long.
+    """
+
+    depth = 2
+
+    def __init__(
+        self,
+        decoder: Decoder,
+        layout: KVLayout,
+        queue: DeviceQueue,
+        planner: AttentionPlanner,
+        *,
+        num_blocks: int,
+        max_len: int,
+        max_seqs: int,
+        max_step_tokens: int,
+        shapes: tuple[Shape, ...],
+        captures: bool = True,
+    ) -> None:
+        self.num_blocks = num_blocks
+        self.block_size = layout.block_size
+        self.max_len = max_len
+        self.vocab_size = decoder.spec.vocab_size
+        self._queue = queue
+        self._slots = DeviceSlots(max_seqs, max_len, layout.block_size, self.vocab_size, queue)
+        self._targets = torch.zeros(max_len, dtype=torch.int32, device=queue.device)
+        self._programs = Programs(
+            decoder,
+            layout,
+            self._slots,
+            queue,
+            GraphPool(queue, captures=captures),
+            planner,
+            num_blocks=num_blocks,
+            max_tokens=max_step_tokens,
+            shapes=shapes,
+        )
+        self._running: deque[list[_Running]] = deque()
+        with torch.no_grad():
+            self.prices = measure_prices(self._programs)
+
+    @property
+    def programs(self) -> ProgramCount:
+        return self._programs.count
+
+    @torch.no_grad()
+    def upkeep(self) -> None:
+        """Capture what is still to be captured, a moment at a time; then time it."""
+        if self._programs.capture_some():
+            self.prices = measure_prices(self._programs)
+
+    def close(self) -> None:
+        self._running.clear()
+        self._queue.mark().wait()
+
+    @torch.no_grad()
+    def submit(self, plan: Plan) -> None:
+        self._slots.admit(plan.admits)
+        self._slots.grant(plan.grants)
+        self._running.append([self._launch(launch) for launch in plan.launches])
+
+    def collect(self) -> StepOutput:
+        running = self._running.popleft()
+        if running:
+            running[-1].end.wait()
+        return StepOutput(
+            tuple(token for part in running for token in self._sampled(part)),
+            tuple(part.end.ms_since(part.start) for part in running),
+            tuple(scores for part in running for scores in _prompt_logprobs(part)),
+        )
+
+    def _launch(self, launch: Launch) -> _Running:
+        start = self._queue.mark()
+        shape, is_declared = self._programs.shape_of(launch)
+        packed = pack(launch, shape, self._slots, self.block_size)
+        self._programs.forward(shape, packed, is_declared)
+        samples = any(row.samples for row in launch.rows)
+        if samples:
+            self._programs.sample(shape, launch.key.mode, is_declared)
+        num = len(launch.rows)
+        ids = self._queue.fetch(lambda: (self._programs.ids[:num],))
+        logprobs = self._logprobs(launch) if samples else None
+        prompts = tuple(self._scores(launch))
+        return _Running(launch, start, self._queue.mark(), ids, logprobs, prompts)
+
+    def _admit(self, row: Row) -> SlotAdmit:
+        admit = self._slots.admits[row.slot]
+        assert admit is not None
+        return admit
+
+    def _logprobs(self, launch: Launch) -> Callable[[], Results] | None:
+        """Of all rows if one wants them: a few launches outside any graph."""
+        wanted = [self._admit(row).params.logprobs for row in launch.rows]
+        counts = [count for count in wanted if count is not None]
+        if not counts:
+            return None
+        num, programs = len(launch.rows), self._programs
+        return self._queue.fetch(
+            lambda: sampling.logprobs(programs.logits[:num], programs.ids[:num].long(), max(counts))
+        )
+
+    def _scores(self, launch: Launch) -> Iterator[_Scores]:
+        """Prompt logprobs: the new tokens of a row predict the prompt tokens behind them."""
+        at = 0
+        for row in launch.rows:
+            admit, first = self._admit(row), row.start + 1
+            if admit.scores_prompt:
+                targets = admit.token_ids[first : min(first + row.num_tokens, admit.num_prompt)]
+                for i in range(0, len(targets), _LOGPROB_TOKENS):
+                    part = targets[i : i + _LOGPROB_TOKENS]
+                    count = admit.params.prompt_logprobs or 0
+                    yield _Scores(row, first + i, part, self._score(at + i, part, count))
+            at += row.num_tokens
+
+    def _score(self, at: int, targets: tuple[int, ...], count: int) -> Callable[[], Results]:
+        num = len(targets)
+        self._queue.upload(self._targets[:num], np.array(targets, dtype=np.int32))
+
+        def compute() -> tuple[Tensor, Tensor, Tensor]:
+            logits = self._programs.score(self._programs.hidden[at : at + num])
+            return sampling.logprobs(logits, self._targets[:num].long(), count)
+
+        return self._queue.fetch(compute)
+
+    def _sampled(self, part: _Running) -> Iterator[Sampled]:
+        ids: list[int] = part.ids()[0].tolist()
+        scores = [result.tolist() for result in part.logprobs()] if part.logprobs else None
+        for i, (row, token) in enumerate(zip(part.launch.rows, ids, strict=True)):
+            if not row.samples:
+                continue
+            if scores is None:
+                yield Sampled(row.seq_id, token)
+            else:
+                own, top_ids, top = scores
+                yield Sampled(row.seq_id, token, own[i], tuple(top_ids[i]), tuple(top[i]))
+
+
+def _prompt_logprobs(part: _Running) -> Iterator[PromptLogprobs]:
+    for scores in part.prompts:
+        own, top_ids, top = (result.tolist() for result in scores.read())
+        yield PromptLogprobs(
+            scores.row.seq_id,
+            scores.first,
+            scores.targets,
+            tuple(own),
+            tuple(map(tuple, top_ids)),
+            tuple(map(tuple, top)),
+        )
