@@ -12,10 +12,10 @@ from prelude.conf.schema import BatcherConfig, CacheConfig
 from prelude.engine.core import EngineCore
 from prelude.runner.fake import FakeRunner
 from prelude.types.plan import Plan
-from prelude.types.prices import PriceTable
+from prelude.types.prices import Curve, PriceTable
 
 # 2 ms a launch and 0.5 ms a new token, exactly.
-PRICES = PriceTable(((1, 2.5), (1001, 502.5)))
+PRICES = PriceTable(Curve((1, 1001), (2.5, 502.5)))
 
 
 class Recording(FakeRunner):

@@ -11,6 +11,7 @@ from prelude.conf.schema import BatcherConfig
 from prelude.engine.core import budgets
 from prelude.engine.steplog import StepLog
 from prelude.runner.fake import FakeRunner
+from prelude.types.plan import BucketKey, Launch, Row
 from prelude.types.prices import Sums, flat_prices
 from prelude.types.request import Request, TokenEvent
 from tests.engines import EOS, VOCAB, Clock, expected, make_core, request, run, tokens_of
@@ -230,9 +231,10 @@ def test_the_step_log_tells_what_happened() -> None:
 def test_prices_follow_what_steps_really_take() -> None:
     clock = Clock()
     core = make_core(clock=clock)
-    one = Sums(1, 1)
+    one = Sums(1, 1, ctx=1, sampled=1)
     before = core._prices.table.step_ms(one)
-    core._prices.observe(one, before, 3 * before)
+    launch = Launch(BucketKey("decode", 1, 1), (Row(0, 0, 0, 1),), before)
+    core._prices.observe(launch, 3 * before)
     assert before < core._prices.table.step_ms(one) < 3 * before
 
 

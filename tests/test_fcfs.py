@@ -7,11 +7,11 @@ import pytest
 from prelude.batcher.fcfs import fcfs
 from prelude.batcher.view import PolicyState, PrefixHit, ScheduleConfig, SequenceView
 from prelude.types.plan import Plan
-from prelude.types.prices import PriceTable
+from prelude.types.prices import Curve, PriceTable
 from prelude.types.request import Request, SamplingParams
 
 # One millisecond a launch and one for each new token.
-PRICES = PriceTable(((1, 2.0), (1000, 1001.0)))
+PRICES = PriceTable(Curve((1, 1000), (2.0, 1001.0)))
 
 
 @dataclass

@@ -3,18 +3,20 @@
 Policies decide the order in which they offer sequences; the composer keeps the sums (tokens,
 milliseconds, blocks, slots) and the one memory rule all policies share: an older sequence may
 evict a younger one, never the other way round, so the oldest always finishes.
+
+Where launches are static a step is priced as padded, so chunks grow into a bucket for nothing until
+it is full, and ``settle`` decides about what is left over.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from prelude.batcher.view import PrefixHit, ScheduleConfig, SequenceView, SystemView
-from prelude.graphs.buckets import bucket_key
-from prelude.types.plan import Launch, LaunchKind, Plan, Row
+from prelude.types.plan import BucketKey, Launch, LaunchKind, Plan, Row
 from prelude.types.prices import PriceTable, Sums
 from prelude.types.request import SampleMode
 
-_MODES: tuple[SampleMode, ...] = ("greedy", "filtered", "full")
+_MIN_PREFILL = 2  # a row of one token belongs to the decode launch where there are two
 
 
 @dataclass(slots=True)
@@ -22,6 +24,14 @@ class _Pick:
     seq: SequenceView
     start: int
     count: int
+
+    @property
+    def samples(self) -> bool:
+        return self.start + self.count == self.seq.num_tokens
+
+    @property
+    def mode(self) -> SampleMode | None:
+        return self.seq.request.params.sample_mode if self.samples else None
 
 
 @dataclass(slots=True)
@@ -32,7 +42,7 @@ class Composer:
     prices: PriceTable
     config: ScheduleConfig
     budget_ms: float
-    sums: Sums = field(default_factory=Sums)
+    lanes: dict[LaunchKind, Sums] = field(default_factory=dict)  # one launch each
     num_available: int = 0
     num_free_slots: int = 0
     picks: dict[int, _Pick] = field(default_factory=dict)
@@ -48,25 +58,33 @@ class Composer:
         self.num_free_slots = self.view.num_free_slots
         self.residents = sorted(self.view.running, key=lambda seq: seq.seq_id)
         self.num_promised = sum(self._wanted(s) - len(s.blocks) for s in self.residents)
+        self.lanes["prefill"] = Sums()
+        if not self.config.mix:
+            self.lanes["decode"] = Sums()
         self.share(1.0)
 
     def share(self, fraction: float) -> None:
         """From now on chunks may use this fraction of what is left of both budgets."""
-        spent_ms, tokens = self.price(self.sums), self.sums.tokens
+        spent_ms, tokens = self.price_ms(self.lanes), self.num_tokens
         self.limit_ms = spent_ms + fraction * (self.budget_ms - spent_ms)
         self.limit_tokens = tokens + int(fraction * (self.config.max_step_tokens - tokens))
 
-    def price(self, sums: Sums) -> float:
-        return self.prices.step_ms(sums) if sums.rows else 0.0
+    @property
+    def num_tokens(self) -> int:
+        return sum(sums.tokens for sums in self.lanes.values())
 
-    def chunk(self, start: int, pending: int, at_least: int = 0) -> int:
-        """Most new tokens from ``start`` that both limits still allow, but ``at_least`` (or all
-        that is pending) whatever they say."""
-        limit = min(pending, max(self.limit_tokens - self.sums.tokens, at_least))
+    def price_ms(self, lanes: Mapping[LaunchKind, Sums]) -> float:
+        """Price of a step of these launches."""
+        return sum(self._launch_ms(kind, sums) for kind, sums in lanes.items())
+
+    def chunk(self, seq: SequenceView, start: int, at_least: int = 0) -> int:
+        """Most new tokens of ``seq`` from ``start`` that both limits still allow, but ``at_least``
+        (or all that is pending) whatever they say."""
+        limit = min(seq.num_tokens - start, max(self.limit_tokens - self.num_tokens, at_least))
         low, high = min(at_least, limit), limit
         while low < high:
             middle = (low + high + 1) // 2
-            if self.price(self.sums.plus(start, middle)) <= self.limit_ms:
+            if self.price_ms(self._lanes_with(_Pick(seq, start, middle))) <= self.limit_ms:
                 low = middle
             else:
                 high = middle - 1
@@ -103,6 +121,7 @@ class Composer:
         self.num_promised += self._wanted(seq) - hit.num_blocks - blocks
 
     def plan(self) -> Plan:
+        self._settle()
         launches = tuple(self._launches())
         return Plan(
             launches=launches,
@@ -114,9 +133,60 @@ class Composer:
         )
 
     def _pick(self, seq: SequenceView, start: int, count: int, blocks: int) -> None:
-        self.picks[seq.seq_id] = _Pick(seq, start, count)
-        self.sums = self.sums.plus(start, count)
+        pick = self.picks[seq.seq_id] = _Pick(seq, start, count)
+        self.lanes = self._lanes_with(pick)
         self.num_available -= blocks
+
+    def _lane(self, count: int) -> LaunchKind:
+        return "decode" if count == 1 and not self.config.mix else "prefill"
+
+    def _lanes_with(self, pick: _Pick, sign: int = 1) -> dict[LaunchKind, Sums]:
+        lane = self._lane(pick.count)
+        sums = self.lanes[lane].plus(pick.start, pick.count, pick.mode, sign)
+        return {**self.lanes, lane: sums}
+
+    def _launch_ms(self, kind: LaunchKind, sums: Sums) -> float:
+        if not sums.rows:
+            return 0.0
+        buckets = self.config.buckets
+        if buckets.is_static:
+            sums = sums.padded(buckets.key(kind, sums.tokens, sums.rows))
+        return self.prices.step_ms(sums)
+
+    def _settle(self) -> None:
+        """A prefill launch that does not fill its bucket is cut down to the one below, if the cut
+        fills up the next step anyway, or if it runs for less there than the padding here."""
+        sums, buckets = self.lanes["prefill"], self.config.buckets
+        down = buckets.below(sums.tokens, sums.rows)
+        cut = sums.tokens - down
+        if not down or buckets.key("prefill", sums.tokens, sums.rows).num_tokens == sums.tokens:
+            return
+        long = (p for p in reversed(self.picks.values()) if p.count - cut >= _MIN_PREFILL)
+        if (pick := next(long, None)) is None:
+            return
+        padded_ms = self.price_ms(self.lanes)
+        self.lanes = self._lanes_with(pick, sign=-1)
+        short = self.picks[pick.seq.seq_id] = _Pick(pick.seq, pick.start, pick.count - cut)
+        trimmed = self._lanes_with(short)
+        rest = Sums().plus(short.start + short.count, cut, pick.mode)
+        full_ms = self.price_ms(trimmed) + self._launch_ms(self._lane(cut), rest)
+        if self._has_more(pick) or full_ms < padded_ms:
+            self.lanes = trimmed
+        else:
+            self.picks[pick.seq.seq_id] = pick
+            self.lanes = self._lanes_with(pick)
+
+    def _has_more(self, pick: _Pick) -> bool:
+        """True if the next step has prompts to compute beside what may be cut off ``pick``."""
+        unfinished = any(not p.samples for p in self.picks.values() if p is not pick)
+        left_out = any(
+            not seq.is_decoding and seq.seq_id not in self.picks for seq in self.residents
+        )
+        admissible = self.num_free_slots > 0 and any(not s.is_held for s in self._unadmitted())
+        return not pick.samples or unfinished or left_out or admissible
+
+    def _unadmitted(self) -> Iterator[SequenceView]:
+        return (seq for seq in self.view.waiting if seq.seq_id not in self.picks)
 
     def _wanted(self, seq: SequenceView) -> int:
         """Blocks for all its tokens and for the headroom it may still grow by."""
@@ -131,7 +201,7 @@ class Composer:
             return False
         victim = self.residents.pop()
         if pick := self.picks.pop(victim.seq_id, None):
-            self.sums = self.sums.minus(pick.start, pick.count)
+            self.lanes = self._lanes_with(pick, sign=-1)
             self.num_available += self._new_blocks(victim, pick.count)
             self.num_promised += self._new_blocks(victim, pick.count)
         self.num_promised -= self._wanted(victim) - len(victim.blocks)
@@ -139,30 +209,19 @@ class Composer:
         self.preempted.append(victim.seq_id)
         return True
 
-    def _launches(self) -> Iterable[Launch]:
-        picks = list(self.picks.values())
-        if self.config.mix:
-            groups = [picks]
-        else:
-            groups = [[p for p in picks if p.count == 1], [p for p in picks if p.count > 1]]
-        for group in groups:
-            if group:
-                yield self._launch(group)
+    def _launches(self) -> Iterator[Launch]:
+        for lane in ("decode", "prefill"):
+            picks = [pick for pick in self.picks.values() if self._lane(pick.count) == lane]
+            if picks:
+                sums = self.lanes[lane]
+                rows = tuple(
+                    Row(p.seq.seq_id, -1, p.start, p.count, samples=p.samples) for p in picks
+                )
+                yield Launch(self._key(sums), rows, self._launch_ms(lane, sums))
 
-    def _launch(self, picks: list[_Pick]) -> Launch:
-        sums = Sums()
-        mode = 0
-        rows = []
-        for pick in picks:
-            seq = pick.seq
-            samples = pick.start + pick.count == seq.num_tokens
-            if samples:
-                mode = max(mode, _MODES.index(seq.request.params.sample_mode))
-            sums = sums.plus(pick.start, pick.count)
-            rows.append(Row(seq.seq_id, -1, pick.start, pick.count, samples=samples))
+    def _key(self, sums: Sums) -> BucketKey:
         kind: LaunchKind = "decode" if sums.tokens == sums.rows else "prefill"
-        key = bucket_key(kind, sums.tokens, sums.rows, _MODES[mode])
-        return Launch(key, tuple(rows), self.price(sums))
+        return self.config.buckets.key(kind, sums.tokens, sums.rows, sums.mode)
 
     def _holds_for(self) -> int:
         """Steps until a pure decode plan would change by itself: a row ends or needs a block."""

@@ -43,7 +43,7 @@ def _continue_prefill(step: Composer) -> None:
         if seq.is_decoding or seq.seq_id in step.preempted:
             continue
         at_least = 0 if prefilled else step.config.min_chunk
-        count = step.chunk(seq.num_computed, seq.num_pending, at_least)
+        count = step.chunk(seq, seq.num_computed, at_least)
         prefilled |= count > 0 and step.add_resident(seq, count) > 0
 
 
@@ -64,7 +64,7 @@ def _admit(step: Composer, bypassed: dict[int, int], at_least: int) -> dict[int,
                 break
             blocked.append(seq.seq_id)
             continue
-        count = step.chunk(hit.num_tokens, seq.num_tokens - hit.num_tokens, at_least)
+        count = step.chunk(seq, hit.num_tokens, at_least)
         if not count:
             break
         step.admit(seq, hit, count)

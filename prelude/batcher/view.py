@@ -5,6 +5,7 @@ from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from prelude.graphs.buckets import Buckets
 from prelude.types.plan import Plan
 from prelude.types.prices import PriceTable
 from prelude.types.request import Request
@@ -73,6 +74,7 @@ class ScheduleConfig:
     ``mix`` puts decode rows and prefill chunks into one launch (one pass over the weights), which
     pays wherever a launch is ragged anyway; without it a step is a decode launch and a prefill
     launch. ``headroom`` tokens of growth are kept free for every resident when others are admitted.
+    ``buckets`` are the sizes that launches are padded to, where they are static.
     """
 
     max_step_tokens: int
@@ -82,6 +84,7 @@ class ScheduleConfig:
     max_bypass: int
     headroom: int = 64
     mix: bool = True
+    buckets: Buckets = field(default_factory=Buckets)
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,8 +14,9 @@ from prelude.engine.policies import POLICIES
 from prelude.engine.steplog import LaunchRecord, StepLog, StepRecord
 from prelude.runner.protocol import Runner
 from prelude.types.errors import RequestError
+from prelude.types.estimator import PriceEstimator
 from prelude.types.plan import Plan, PromptLogprobs, Sampled, StepOutput
-from prelude.types.prices import PriceEstimator, PriceTable, Sums, sums_of
+from prelude.types.prices import PriceTable, Sums
 from prelude.types.request import FinishReason, Request, RequestTimings, TokenEvent, TokenLogprobs
 from prelude.types.wire import EngineStats
 
@@ -203,7 +204,7 @@ class EngineCore:
     def _account(self, plan: Plan, output: StepOutput, start_s: float, now_s: float) -> None:
         self._steps += 1
         for launch, actual_ms in zip(plan.launches, output.actual_ms, strict=True):
-            self._prices.observe(sums_of(launch.rows), launch.price_ms, actual_ms)
+            self._prices.observe(launch, actual_ms)
         step_ms = (now_s - start_s) * 1e3
         overhead_ms = (self._clock() - start_s) * 1e3 - sum(output.actual_ms)
         self._last = (step_ms, plan.price_ms, overhead_ms)
@@ -263,7 +264,7 @@ def budgets(batcher: BatcherConfig, prices: PriceTable) -> tuple[float, float]:
     far above it would be felt between two tokens."""
     step_ms = batcher.step_ms
     if step_ms is None:
-        step_ms = max(_MIN_STEP_MS, _DECODES_A_STEP * prices.step_ms(Sums().plus(0, 1)))
+        step_ms = max(_MIN_STEP_MS, _DECODES_A_STEP * prices.step_ms(Sums().plus(0, 1, "greedy")))
     return step_ms, batcher.idle_step_ms or _IDLE_FACTOR * step_ms
 
 

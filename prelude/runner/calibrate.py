@@ -1,4 +1,7 @@
-"""First prices: a few dummy steps timed at start. Online correction takes over from there."""
+"""First prices: parts of a step timed at start, for a second or so. Steps correct them from there.
+
+A few layers stand for all, as many as no cache can hold: streamed weights are what decoding costs.
+"""
 
 import time
 from collections.abc import Callable, Mapping
@@ -7,35 +10,53 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from prelude.kernels import sampling
 from prelude.kernels.attention import AttentionMeta
 from prelude.models.decoder import Decoder
-from prelude.types.prices import PriceTable, Sums
+from prelude.types.prices import Curve, PriceTable, Sums
+from prelude.types.request import SampleMode
 
 _SIZES = (1, 16, 64)  # weight reading, the bend, arithmetic
 _MORE_SIZES = (4, 256)  # where they cost little
+_ROWS = (1, 16)
 _CONTEXT = 512
 _REPEATS = 4
 _LONG_MS = 100.0
+_STREAMED_BYTES = 256 * 2**20
+_BODY_GRID = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)  # where the curves can be corrected
+_HEAD_GRID = (1, 2, 4, 8, 16, 32, 64)
 
 
 @torch.inference_mode()
 def measure_prices(
     decoder: Decoder, kv: list[Tensor], block_size: int, device: torch.device
 ) -> PriceTable:
-    """Time forwards of a few sizes on the dummy block, then of one and of many tokens behind a
-    context; larger steps are priced by extrapolation."""
+    """Time forwards of a few sizes on the dummy block, then one and many tokens behind a context,
+    then head and sampler; larger steps are priced by extrapolation."""
+    layers = _num_streamed(decoder)
+    times = len(decoder.layers) / layers
 
     def timed(count: int, context: int) -> float:
-        return _timed_ms(partial(_forward, decoder, kv, block_size, count, context))
+        run = partial(_forward, decoder, kv[:layers], block_size, count, context)
+        return times * _timed_ms(run)
 
-    points = {size: timed(size, size) for size in _SIZES}
     few, many = _SIZES[0], _SIZES[-1]
+    timed(few, few)  # pays for pages and threads
+    points = {size: timed(size, size) for size in _SIZES}
     if points[many] < _LONG_MS:
         points |= {size: timed(size, size) for size in _MORE_SIZES}
     per_ctx_token = _per(timed(few, _CONTEXT) - points[few], Sums().plus(_CONTEXT - few, few).ctx)
     pairs = Sums().plus(_CONTEXT - many, many).pairs - Sums().plus(0, many).pairs
     per_pair = _per(timed(many, _CONTEXT) - points[many], pairs)
-    return PriceTable(_rising(points), per_ctx_token, per_pair)
+    body = Curve.of(_rising(points)).resampled(_BODY_GRID)
+    greedy, filtered, full = (_head_curve(decoder, mode, device) for mode in _SAMPLERS)
+    return PriceTable(body, per_ctx_token, per_pair, (greedy, filtered, full))
+
+
+def _num_streamed(decoder: Decoder) -> int:
+    """Layers whose weights no cache holds; all of a small model's."""
+    layer_bytes = sum(p.numel() * p.element_size() for p in decoder.layers[0].parameters())
+    return min(-(-_STREAMED_BYTES // layer_bytes), len(decoder.layers))
 
 
 def _per(ms: float, count: int) -> float:
@@ -44,7 +65,8 @@ def _per(ms: float, count: int) -> float:
 
 
 def _forward(decoder: Decoder, kv: list[Tensor], block_size: int, count: int, ctx: int) -> None:
-    """``count`` new tokens at the end of a context of ``ctx``, all of it in the dummy block."""
+    """``count`` new tokens at the end of a context of ``ctx``, all of it in the dummy block,
+    through as many layers as ``kv`` has."""
     device = kv[0].device
 
     def ints(values: list[int]) -> Tensor:
@@ -56,10 +78,61 @@ def _forward(decoder: Decoder, kv: list[Tensor], block_size: int, count: int, ct
         block_tables=ints([0] * -(-ctx // block_size))[None],
         slot_mapping=torch.zeros(count, dtype=torch.int64, device=device),
     )
-    ids = torch.zeros(count, dtype=torch.int64, device=device)
-    positions = torch.arange(ctx - count, ctx, device=device)
-    hidden = decoder(ids, positions, kv, meta)
-    decoder.logits(hidden[-1:])
+    x = torch.zeros(count, decoder.spec.hidden_size, dtype=kv[0].dtype, device=device)
+    cos, sin = decoder.rotary(torch.arange(ctx - count, ctx, device=device))
+    for layer, layer_kv in zip(decoder.layers, kv, strict=False):
+        x = decoder.layer_fn(layer, x, cos, sin, layer_kv, *meta)
+
+
+def _head_curve(decoder: Decoder, mode: SampleMode, device: torch.device) -> Curve:
+    points = {}
+    for rows in _ROWS:
+        hidden = torch.rand(rows, decoder.spec.hidden_size, dtype=decoder.norm.dtype, device=device)
+        run = partial(_SAMPLERS[mode], decoder, hidden)
+        run()
+        points[rows] = _timed_ms(run)
+    return Curve.of(_rising(points)).resampled(_HEAD_GRID)
+
+
+def _greedy(decoder: Decoder, hidden: Tensor) -> None:
+    sampling.greedy(decoder.logits(hidden)).tolist()
+
+
+def _filtered(decoder: Decoder, hidden: Tensor) -> None:
+    _draw(decoder.logits(hidden))
+
+
+def _full(decoder: Decoder, hidden: Tensor) -> None:
+    logits = decoder.logits(hidden)
+    counts = torch.zeros_like(logits, dtype=torch.int32)
+    zeros = torch.zeros(len(hidden), device=hidden.device)
+    seen, ones = counts.bool(), torch.ones_like(zeros)
+    _draw(sampling.penalize(logits, counts, seen, zeros, zeros, ones, torch.zeros_like(logits)))
+
+
+def _draw(logits: Tensor) -> None:
+    """With the settings that most people use."""
+    rows, device = len(logits), logits.device
+
+    def all_rows(value: float, dtype: torch.dtype) -> Tensor:
+        return torch.full((rows,), value, dtype=dtype, device=device)
+
+    sampling.filtered(
+        logits,
+        temperature=all_rows(0.8, torch.float32),
+        top_k=all_rows(0, torch.int64),
+        top_p=all_rows(0.95, torch.float32),
+        min_p=all_rows(0.0, torch.float32),
+        seeds=all_rows(0, torch.int64),
+        index=all_rows(0, torch.int64),
+    ).tolist()
+
+
+_SAMPLERS: Mapping[SampleMode, Callable[[Decoder, Tensor], None]] = {
+    "greedy": _greedy,
+    "filtered": _filtered,
+    "full": _full,
+}
 
 
 def _timed_ms(run: Callable[[], None]) -> float:
@@ -72,11 +145,11 @@ def _timed_ms(run: Callable[[], None]) -> float:
     return min(times_ms)
 
 
-def _rising(points: Mapping[int, float]) -> tuple[tuple[int, float], ...]:
+def _rising(points: Mapping[int, float]) -> dict[int, float]:
     """More tokens never cost less: noise in a short measurement must not say so."""
     best = 0.0
-    rising = []
+    rising = {}
     for size, ms in sorted(points.items()):
         best = max(best, ms)
-        rising.append((size, best))
-    return tuple(rising)
+        rising[size] = best
+    return rising

@@ -1,32 +1,39 @@
-"""The price list: predicted milliseconds of a launch, and its correction by what steps really took.
+"""The price list: predicted milliseconds of a launch, before it runs.
 
-The form is the small roofline model of BLIS and its kin: time at zero context is a measured curve
-over new tokens (weight reading at the left, arithmetic at the right), plus KV tokens read by
-decode rows, plus query-key pairs of prefill rows.
+The form is the small roofline model of BLIS and its kin: a measured curve over new tokens (weight
+reading at the left, arithmetic at the right), KV tokens read by decode rows, query-key pairs of
+prefill rows; and a curve over the rows that are sampled, which pay for the head and the sampler.
+``prelude.types.estimator`` keeps it true.
 """
 
 from bisect import bisect_left
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from math import exp, log
+from typing import NamedTuple
 
-from prelude.types.plan import Row
+from prelude.types.plan import BucketKey, Row
+from prelude.types.request import SampleMode
 
-_CLIP = 4.0  # a step that took longer than this many times its price was disturbed
+MODES: tuple[SampleMode, ...] = ("greedy", "filtered", "full")
 
 
-@dataclass(frozen=True, slots=True)
-class Sums:
+class Sums(NamedTuple):
     """What the price of a launch depends on: new tokens, rows, KV tokens read by one-token rows
-    (``ctx``), query-key pairs of longer rows. Adding or removing a row takes constant time."""
+    (``ctx``), query-key pairs of longer rows, and rows that are sampled: all of them, those that
+    draw and those whose logits are adjusted first. Adding or removing a row takes constant time.
+    """
 
     tokens: int = 0
     rows: int = 0
     ctx: int = 0
     pairs: int = 0
+    sampled: int = 0
+    drawn: int = 0
+    adjusted: int = 0
 
-    def plus(self, start: int, count: int, sign: int = 1) -> "Sums":
-        """With one more row: ``count`` new tokens from KV position ``start``."""
+    def plus(self, start: int, count: int, mode: SampleMode | None = None, sign: int = 1) -> "Sums":
+        """With one more row: ``count`` new tokens from KV position ``start``, the last of which
+        is sampled if there is a ``mode``."""
         ctx = start + 1 if count == 1 else 0
         pairs = 0 if count == 1 else count * start + count * (count + 1) // 2
         return Sums(
@@ -34,80 +41,110 @@ class Sums:
             self.rows + sign,
             self.ctx + sign * ctx,
             self.pairs + sign * pairs,
+            self.sampled + sign * (mode is not None),
+            self.drawn + sign * (mode is not None and mode != "greedy"),
+            self.adjusted + sign * (mode == "full"),
         )
 
-    def minus(self, start: int, count: int) -> "Sums":
-        return self.plus(start, count, sign=-1)
+    def minus(self, start: int, count: int, mode: SampleMode | None = None) -> "Sums":
+        return self.plus(start, count, mode, sign=-1)
+
+    def padded(self, key: BucketKey) -> "Sums":
+        """As a device sees it that runs all of a bucket, and the head on all of its rows."""
+        sampled = key.num_rows if self.sampled else 0
+        return self._replace(tokens=key.num_tokens, sampled=sampled)
+
+    @property
+    def mode(self) -> SampleMode:
+        """All sampled rows of a launch are treated as the most demanding one asks."""
+        return "full" if self.adjusted else "filtered" if self.drawn else "greedy"
 
 
-def sums_of(rows: Iterable[Row]) -> Sums:
-    """The sums of a launch's rows."""
-    sums = Sums()
+def sums_of(rows: Sequence[Row], mode: SampleMode = "greedy") -> Sums:
+    """The sums of a launch's rows, whose key has ``mode``."""
+    tokens = ctx = pairs = 0
     for row in rows:
-        sums = sums.plus(row.start, row.num_tokens)
-    return sums
+        start, count = row.start, row.num_tokens
+        tokens += count
+        if count == 1:
+            ctx += start + 1
+        else:
+            pairs += count * start + count * (count + 1) // 2
+    sampled = sum(row.samples for row in rows)
+    drawn, adjusted = sampled * (mode != "greedy"), sampled * (mode == "full")
+    return Sums(tokens, len(rows), ctx, pairs, sampled, drawn, adjusted)
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """``ms`` over ``counts`` (increasing): straight between the points, level before the first,
+    in proportion past the last. Without points everything is free."""
+
+    counts: tuple[int, ...] = ()
+    ms: tuple[float, ...] = ()
+
+    @classmethod
+    def of(cls, points: Mapping[int, float]) -> "Curve":
+        """Through milliseconds by count. Raises ``ValueError`` for a count below one."""
+        if points and min(points) < 1:
+            raise ValueError("a price curve needs points at positive counts")
+        counts = tuple(sorted(points))
+        return cls(counts, tuple(points[count] for count in counts))
+
+    def at(self, count: int) -> float:
+        return sum(share * self.ms[i] for i, share in self.parts(count))
+
+    def parts(self, count: int) -> Sequence[tuple[int, float]]:
+        """The points that make up the value at ``count``, and how much of each."""
+        counts = self.counts
+        if not counts or count < 1:
+            return ()
+        i = bisect_left(counts, count)
+        if i == len(counts):
+            return ((i - 1, count / counts[-1]),)
+        if i == 0 or counts[i] == count:
+            return ((i, 1.0),)
+        share = (count - counts[i - 1]) / (counts[i] - counts[i - 1])
+        return ((i - 1, 1.0 - share), (i, share))
+
+    def resampled(self, counts: tuple[int, ...]) -> "Curve":
+        """The same curve with more points to correct it by."""
+        return Curve.of({count: self.at(count) for count in {*self.counts, *counts}})
+
+    def with_ms(self, ms: Iterable[float]) -> "Curve":
+        return Curve(self.counts, tuple(ms))
 
 
 @dataclass(frozen=True, slots=True)
 class PriceTable:
-    """``points`` are (new tokens, milliseconds), increasing in tokens, at least one."""
+    """``body`` is the forward over new tokens at zero context; ``heads`` are head and sampler over
+    sampled rows, by mode in the order of ``MODES``; ``scale`` is how much slower the machine is
+    at the moment than the list says."""
 
-    points: tuple[tuple[int, float], ...]
+    body: Curve
     ms_per_ctx_token: float = 0.0
     ms_per_pair: float = 0.0
+    heads: tuple[Curve, Curve, Curve] = (Curve(), Curve(), Curve())
+    scale: float = 1.0
 
     def __post_init__(self) -> None:
-        tokens = [n for n, _ in self.points]
-        if not tokens or tokens != sorted(set(tokens)) or tokens[0] < 1:
-            raise ValueError("a price table needs points at increasing, positive token counts")
+        if not self.body.counts:
+            raise ValueError("a price table needs the forward's price at one count at least")
 
     def step_ms(self, sums: Sums) -> float:
         """Price of one launch."""
-        return self._linear_ms(sums.tokens) + self._attention_ms(sums)
+        return self.scale * self.list_ms(sums)
 
-    def corrected(self, sums: Sums, ratio: float, weight: float) -> "PriceTable":
-        """Move every part of the price of ``sums`` towards ``ratio`` times its value, by ``weight``
-        and by the part's share, in logarithms: halving is as quick as doubling, and what hardly
-        took part in a step is hardly blamed for it."""
-        linear_ms, price_ms = self._linear_ms(sums.tokens), self.step_ms(sums)
-        step = weight * log(min(max(ratio, 1 / _CLIP), _CLIP))
-        factor = exp(step * linear_ms / price_ms)
-        points = self.points
-        i = min(bisect_left(points, (sums.tokens, 0.0)), len(points) - 1)
-        touched = {i} if points[i][0] <= sums.tokens else {max(i - 1, 0), i}
-        return PriceTable(
-            tuple((n, ms * factor if j in touched else ms) for j, (n, ms) in enumerate(points)),
-            self.ms_per_ctx_token * exp(step * self.ms_per_ctx_token * sums.ctx / price_ms),
-            self.ms_per_pair * exp(step * self.ms_per_pair * sums.pairs / price_ms),
-        )
+    def list_ms(self, sums: Sums) -> float:
+        """The same on a machine that is as quick as the list says."""
+        head_ms = self.head(sums.mode).at(sums.sampled) if sums.sampled else 0.0
+        attention_ms = self.ms_per_ctx_token * sums.ctx + self.ms_per_pair * sums.pairs
+        return self.body.at(sums.tokens) + head_ms + attention_ms
 
-    def _attention_ms(self, sums: Sums) -> float:
-        return self.ms_per_ctx_token * sums.ctx + self.ms_per_pair * sums.pairs
-
-    def _linear_ms(self, num_tokens: int) -> float:
-        points = self.points
-        i = bisect_left(points, (num_tokens, 0.0))
-        if i == 0:
-            return points[0][1]
-        if i == len(points):
-            n, ms = points[-1]
-            return ms * num_tokens / n
-        (n0, ms0), (n1, ms1) = points[i - 1], points[i]
-        return ms0 + (ms1 - ms0) * (num_tokens - n0) / (n1 - n0)
-
-
-class PriceEstimator:
-    """Keeps a table true: each step's real time pulls the parts of its price, outliers clipped."""
-
-    def __init__(self, table: PriceTable, weight: float = 0.2) -> None:
-        self.table = table
-        self._weight = weight
-
-    def observe(self, sums: Sums, predicted_ms: float, actual_ms: float) -> None:
-        if predicted_ms > 0.0:
-            self.table = self.table.corrected(sums, actual_ms / predicted_ms, self._weight)
+    def head(self, mode: SampleMode) -> Curve:
+        return self.heads[MODES.index(mode)]
 
 
 def flat_prices(ms: float = 1.0, ms_per_token: float = 0.01) -> PriceTable:
     """A plain table for fakes: ``ms`` a launch plus ``ms_per_token`` a new token."""
-    return PriceTable(tuple((n, ms + ms_per_token * n) for n in (1, 1024)))
+    return PriceTable(Curve.of({n: ms + ms_per_token * n for n in (1, 1024)}))
