@@ -79,8 +79,7 @@ def test_a_server_that_is_never_ready_is_ended(monkeypatch: pytest.MonkeyPatch) 
         return child
 
     monkeypatch.setattr(subprocess, "Popen", sleeping)
-    monkeypatch.setattr(frontend, "START_TIMEOUT_S", 0.0)
-    with pytest.raises(RuntimeError, match="not ready in 0 s"), running_server([]):
+    with pytest.raises(RuntimeError, match="not ready in 0 s"), running_server([], 0.0):
         pytest.fail("it was ready")
     (child,) = started
     assert child.poll() is not None

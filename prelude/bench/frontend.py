@@ -80,7 +80,9 @@ def _load(base_url: str, num_tokens: int, max_s: float) -> ServeBenchConfig:
 
 
 @contextlib.contextmanager
-def running_server(arguments: Sequence[str]) -> Iterator[tuple[str, int]]:
+def running_server(
+    arguments: Sequence[str], start_timeout_s: float = START_TIMEOUT_S
+) -> Iterator[tuple[str, int]]:
     """``prelude serve ARGUMENTS`` on a free loopback port: its base address and process id.
 
     Leaves when the server accepts requests; ends it on the way out. Raises ``RuntimeError``.
@@ -93,21 +95,23 @@ def running_server(arguments: Sequence[str]) -> Iterator[tuple[str, int]]:
         with log.open("wb") as out:
             child = subprocess.Popen(command, stdout=out, stderr=out, start_new_session=True)
         try:
-            _wait_until_ready(child, port, log)
+            _wait_until_ready(child, port, log, start_timeout_s)
             yield f"http://127.0.0.1:{port}/v1", child.pid
         finally:
             _stop(child)
 
 
-def _wait_until_ready(child: subprocess.Popen[bytes], port: int, log: Path) -> None:
-    deadline_s = time.monotonic() + START_TIMEOUT_S
+def _wait_until_ready(
+    child: subprocess.Popen[bytes], port: int, log: Path, timeout_s: float
+) -> None:
+    deadline_s = time.monotonic() + timeout_s
     while time.monotonic() < deadline_s:
         if child.poll() is not None:
             raise RuntimeError(f"prelude serve ended at once: {_last_words(log)}")
         if _answers(port):
             return
         time.sleep(0.1)
-    raise RuntimeError(f"prelude serve was not ready in {START_TIMEOUT_S:g} s: {_last_words(log)}")
+    raise RuntimeError(f"prelude serve was not ready in {timeout_s:g} s: {_last_words(log)}")
 
 
 def _answers(port: int) -> bool:

@@ -8,7 +8,7 @@ from random import Random
 
 from prelude.conf.bench import EngineWorkload
 from prelude.engine.core import EngineCore
-from prelude.types.request import Request, SamplingParams, TokenEvent
+from prelude.types.request import Request, SamplingParams
 
 Clock = Callable[[], float]
 
