@@ -6,6 +6,7 @@ import sys
 import time
 
 import pytest
+import torch
 
 from prelude.bench import probe as module
 from prelude.bench.result import Probe
@@ -23,6 +24,13 @@ def test_a_probe_here() -> None:
     assert probe.read_gb_s > 0.01
     assert probe.gemm_gflop_s > 0.001
     assert 0.0 < probe.quiet.spin_share <= 1.0
+
+
+@pytest.mark.cuda
+def test_a_probe_of_the_gpu() -> None:
+    probe = module.probe("cuda", 1, "bfloat16", repeats=2)
+    assert probe.device == torch.cuda.get_device_name()
+    assert probe.read_gb_s > 0.0 and probe.gemm_gflop_s > 0.0
 
 
 def test_the_best_of_the_repeats_counts_and_the_first_does_not(

@@ -1,5 +1,6 @@
 """The roof of this machine, measured in the same run as what is held against it: how fast memory
-is read and how fast a dense matrix product is, on the same device, threads and dtype.
+is read and how fast a dense matrix product is, on the same device, threads and dtype. On CUDA a copy
+within the device stands for reading, with both directions counted: it is what its memory sustains.
 
 ``python -m prelude.bench.probe`` prints one record as JSON; benchmarks that must not carry torch's
 threads themselves run it as a process of its own.
@@ -31,7 +32,9 @@ def probe(device: str, threads: int, dtype: str, repeats: int = 5) -> Probe:
         torch.cuda.synchronize if device == "cuda" else (lambda: None)
     )
     data = torch.ones(READ_BYTES[device] // 4, dtype=torch.float32, device=device)
-    read_s = _best_s(lambda: data.sum(), synchronize, repeats)
+    half, other = data.chunk(2)
+    move = (lambda: other.copy_(half)) if device == "cuda" else (lambda: data.sum())
+    read_s = _best_s(move, synchronize, repeats)
     size = GEMM_SIZE[device]
     left = torch.rand(size, size, device=device).to(getattr(torch, dtype))
     gemm_s = _best_s(lambda: left @ left, synchronize, repeats)
