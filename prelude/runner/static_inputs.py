@@ -71,7 +71,7 @@ class Packed:
 
 def fields(shape: Shape, buffer: Tensor) -> DecodeFields | PrefillFields:
     """The views of the buffer that a program of this shape reads."""
-    parts = torch.split(buffer[: sum(shape.sizes)], shape.sizes)
+    parts = torch.split(buffer[: sum(shape.sizes)], list(shape.sizes))
     return DecodeFields(*parts) if shape.kind == "decode" else PrefillFields(*parts)
 
 
