@@ -1,6 +1,6 @@
 """The roof of this machine, measured in the same run as what is held against it: how fast memory
-is read and how fast a dense matrix product is, on the same device, threads and dtype. On CUDA a copy
-within the device stands for reading, with both directions counted: it is what its memory sustains.
+is read and how fast a dense matrix product is, on the same device, threads and dtype. On CUDA a
+copy within the device stands for reading, with both directions counted: what its memory sustains.
 
 ``python -m prelude.bench.probe`` prints one record as JSON; benchmarks that must not carry torch's
 threads themselves run it as a process of its own.
