@@ -1,12 +1,15 @@
 """Engines for tests: the real core over the fake runner, and what it ought to answer."""
 
 import itertools
+from collections import deque
+from dataclasses import dataclass, field
 from typing import Any
 
 from prelude.conf.schema import BatcherConfig, CacheConfig
 from prelude.engine.core import EngineCore
 from prelude.engine.steplog import StepLog
-from prelude.runner.fake import FakeRunner, next_token
+from prelude.runner.fake import FakeRunner, NextToken, next_token
+from prelude.types.plan import Plan, Row, StepOutput
 from prelude.types.request import Request, SamplingParams, TokenEvent
 
 VOCAB = 512
@@ -26,6 +29,40 @@ class Clock:
         self.now_s += ms / 1e3
 
 
+@dataclass(slots=True)
+class CarefulRunner(FakeRunner):
+    """Fails where a plan touches what one still under way may need for somebody else."""
+
+    _submitted_tables: dict[int, list[int]] = field(default_factory=dict)
+    _under_way: deque[tuple[Plan, dict[int, set[int]]]] = field(default_factory=deque)
+
+    def submit(self, plan: Plan) -> None:
+        for admit in plan.admits:
+            assert not any(admit.slot == row.slot for row in self._rows_under_way())
+            self._submitted_tables[admit.slot] = []
+        for grant in plan.grants:
+            self._submitted_tables[grant.slot][grant.first :] = grant.block_ids
+        touched: dict[int, set[int]] = {}
+        for row in (row for launch in plan.launches for row in launch.rows):
+            end = row.start + row.num_tokens
+            table = self._submitted_tables[row.slot][: -(-end // self.block_size)]
+            written = set(table[row.start // self.block_size :])
+            for _, others in self._under_way:
+                held = [blocks for seq_id, blocks in others.items() if seq_id != row.seq_id]
+                assert not written & set().union(*held), "a block is needed by a step under way"
+            touched[row.seq_id] = set(table)
+        self._under_way.append((plan, touched))
+        FakeRunner.submit(self, plan)
+
+    def collect(self) -> StepOutput:
+        self._under_way.popleft()
+        return FakeRunner.collect(self)
+
+    def _rows_under_way(self) -> list[Row]:
+        plans = [plan for plan, _ in self._under_way]
+        return [row for plan in plans for launch in plan.launches for row in launch.rows]
+
+
 def make_core(
     *,
     num_blocks: int = 64,
@@ -36,15 +73,20 @@ def make_core(
     clock: Clock | None = None,
     runner: FakeRunner | None = None,
     log: StepLog | None = None,
+    depth: int = 1,
+    model: NextToken | None = None,
     **batcher: Any,
 ) -> EngineCore:
     clock = clock or Clock()
-    runner = runner or FakeRunner(
+    runner = runner or CarefulRunner(
         num_blocks=num_blocks,
         block_size=block_size,
         max_len=max_len,
         vocab_size=VOCAB,
         sleep=clock.sleep_ms,
+        clock=clock,
+        depth=depth,
+        model=model,
     )
     return EngineCore(
         runner,
@@ -72,12 +114,18 @@ def request(
     )
 
 
-def expected(prompt_ids: list[int], count: int) -> list[int]:
+def expected(prompt_ids: list[int], count: int, model: NextToken | None = None) -> list[int]:
     """What the fake model says to a prompt, computed without an engine."""
     context = list(prompt_ids)
     for _ in range(count):
-        context.append(next_token(context, VOCAB))
+        context.append(model(context) if model else next_token(context, VOCAB))
     return context[len(prompt_ids) :]
+
+
+def moody(context: list[int]) -> int:
+    """A fake model that ends one answer in twelve tokens or so."""
+    token = next_token(context, VOCAB)
+    return EOS if token % 12 == 0 else token
 
 
 def run(core: EngineCore, check: bool = True) -> list[TokenEvent]:

@@ -14,7 +14,7 @@ from prelude.runner.fake import FakeRunner
 from prelude.types.plan import BucketKey, Launch, Row
 from prelude.types.prices import Sums, flat_prices
 from prelude.types.request import Request, TokenEvent
-from tests.engines import EOS, VOCAB, Clock, expected, make_core, request, run, tokens_of
+from tests.engines import EOS, VOCAB, Clock, expected, make_core, moody, request, run, tokens_of
 
 
 def prompts(count: int, longest: int, seed: int = 0) -> list[list[int]]:
@@ -76,10 +76,13 @@ def test_min_tokens_keeps_a_sequence_going_past_its_eos() -> None:
     assert len(tokens_of(run(core))[1, 0]) == 5
 
 
+@pytest.mark.parametrize("depth", [1, 2])
 @pytest.mark.parametrize("mix", [True, False])
 @pytest.mark.parametrize("prefix", [True, False])
-def test_many_prompts_in_little_memory_all_get_their_own_answer(prefix: bool, mix: bool) -> None:
-    core = make_core(num_blocks=34, prefix=prefix)
+def test_many_prompts_in_little_memory_all_get_their_own_answer(
+    prefix: bool, mix: bool, depth: int
+) -> None:
+    core = make_core(num_blocks=34, prefix=prefix, depth=depth)
     core._schedule = core._schedule.__class__(
         **{f: getattr(core._schedule, f) for f in core._schedule.__slots__} | {"mix": mix}
     )
@@ -121,9 +124,10 @@ def test_an_answer_is_part_of_the_next_turns_prefix() -> None:
     assert run(core)[0].num_cached_tokens == 32
 
 
+@pytest.mark.parametrize("depth", [1, 2])
 @pytest.mark.parametrize("prefix", [True, False])
-def test_choices_share_the_prompt_blocks(prefix: bool) -> None:
-    core = make_core(num_blocks=64, prefix=prefix)
+def test_choices_share_the_prompt_blocks(prefix: bool, depth: int) -> None:
+    core = make_core(num_blocks=64, prefix=prefix, depth=depth)
     prompt = list(range(1, 42))
     core.add(request(prompt, uid=1, max_tokens=6, n=4))
     most = 0
@@ -232,10 +236,10 @@ def test_prices_follow_what_steps_really_take() -> None:
     clock = Clock()
     core = make_core(clock=clock)
     one = Sums(1, 1, ctx=1, sampled=1)
-    before = core._prices.table.step_ms(one)
+    before = core.profile.prices.table.step_ms(one)
     launch = Launch(BucketKey("decode", 1, 1), (Row(0, 0, 0, 1),), before)
-    core._prices.observe(launch, 3 * before)
-    assert before < core._prices.table.step_ms(one) < 3 * before
+    core.profile.prices.observe(launch, 3 * before)
+    assert before < core.profile.prices.table.step_ms(one) < 3 * before
 
 
 def test_step_budgets_follow_from_the_price_of_a_decode() -> None:
@@ -275,18 +279,24 @@ def test_more_choices_than_may_ever_wait_are_refused_for_good() -> None:
 @settings(max_examples=25)
 def test_any_mix_of_arrivals_aborts_and_stops_loses_nothing(data: st.DataObject) -> None:
     rng = random.Random(data.draw(st.integers(0, 2**32)))
-    core = make_core(num_blocks=rng.choice([34, 48, 80]), max_seqs=rng.choice([1, 3, 8]))
+    core = make_core(
+        num_blocks=rng.choice([34, 48, 80]),
+        max_seqs=rng.choice([1, 3, 8]),
+        depth=rng.choice([1, 2]),
+        model=moody,
+    )
     finished = _storm(core, rng, 80)
     assert all(count == 1 for count in finished.values())
     assert core.ledger.pool.num_referenced == 0
 
 
-def test_ten_thousand_events_lose_no_block_and_no_slot() -> None:
+@pytest.mark.parametrize("depth", [1, 2])
+def test_ten_thousand_events_lose_no_block_and_no_slot(depth: int) -> None:
     rng = random.Random(7)
-    core = make_core(num_blocks=40, max_seqs=6)
+    core = make_core(num_blocks=40, max_seqs=6, depth=depth, model=moody)
     finished = _storm(core, rng, 10_000)
     assert all(count == 1 for count in finished.values())
-    assert core.stats().num_preemptions > 500
+    assert core.stats().num_preemptions > 200
     assert core.ledger.pool.num_referenced == 0
     assert core.ledger.num_free_slots == 6
 
@@ -334,6 +344,7 @@ def _storm(core: object, rng: random.Random, num_events: int) -> dict[tuple[int,
         core.ledger.check()
     note(run(core))
     for (uid, _), tokens in answers.items():
-        assert tokens == expected(asked[uid].prompt_ids, len(tokens))
+        assert tokens == expected(asked[uid].prompt_ids, len(tokens), moody)
+        assert EOS not in tokens[:-1]
     assert len(finished) == sum(r.params.n for r in asked.values())
     return finished

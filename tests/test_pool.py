@@ -134,6 +134,23 @@ def test_blocks_released_during_a_step_wait_for_its_end() -> None:
     assert (pool.num_available, pool.num_quarantined) == (3, 0)
 
 
+def test_a_block_waits_for_the_steps_under_way_at_its_release_and_no_later_one() -> None:
+    pool = BlockPool(6, SIZE)
+    first, second = pool.allocate(2), pool.allocate(2)
+    pool.begin_step()
+    pool.release(first)
+    pool.begin_step()
+    pool.release(second)
+    pool.begin_step()
+    pool.check()
+    waiting = []
+    for _ in range(3):
+        waiting.append(pool.num_quarantined)
+        pool.end_step()
+    assert waiting == [4, 2, 0]
+    assert pool.num_available == 5
+
+
 def test_a_quarantined_block_may_be_shared_again() -> None:
     pool = BlockPool(4, SIZE)
     tokens = list(range(4))
@@ -154,7 +171,7 @@ class PoolMachine(RuleBasedStateMachine):
         super().__init__()
         self.pool = BlockPool(12, SIZE)
         self.held: list[list[int]] = []
-        self.in_step = False
+        self.under_way = 0
 
     @rule(tokens=st.lists(st.integers(0, 1), min_size=SIZE, max_size=4 * SIZE))
     def prompt(self, tokens: list[int]) -> None:
@@ -175,20 +192,24 @@ class PoolMachine(RuleBasedStateMachine):
     def release(self, data: st.DataObject) -> None:
         self.pool.release(self.held.pop(data.draw(st.integers(0, len(self.held) - 1))))
 
+    @precondition(lambda self: self.under_way < 2)
     @rule()
-    def step(self) -> None:
-        self.in_step = not self.in_step
-        if self.in_step:
-            self.pool.begin_step()
-        else:
-            self.pool.end_step()
+    def begin(self) -> None:
+        self.under_way += 1
+        self.pool.begin_step()
+
+    @precondition(lambda self: self.under_way)
+    @rule()
+    def end(self) -> None:
+        self.under_way -= 1
+        self.pool.end_step()
 
     @invariant()
     def every_block_has_one_home(self) -> None:
         self.pool.check()
         referenced = {block for blocks in self.held for block in blocks}
         assert self.pool.num_referenced == len(referenced)
-        assert self.in_step or self.pool.num_quarantined == 0
+        assert self.under_way or self.pool.num_quarantined == 0
 
 
 TestPool = PoolMachine.TestCase

@@ -1,8 +1,14 @@
 """The ledger: every sequence of an engine, its slot and its blocks. It is the view that policies
-read, it binds a plan to memory before the step, and it alone commits what the step produced."""
+read, it binds a plan to memory before the step, and it alone commits what the step produced.
+
+Between the two the step is under way, and the next one may be bound: what a step under way will
+compute counts as computed, what it samples as a token not known yet. A sequence that turns out to
+have ended meanwhile leaves a row behind, whose output is dropped.
+"""
 
 import random
 from bisect import insort
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import islice
@@ -49,6 +55,7 @@ class Ledger:
         self._random = random.Random(seed)
         self._next_id = 0
         self._slots = list(range(max_seqs - 1, -1, -1))
+        self._left: deque[tuple[int, int]] = deque()  # (step it waits for, slot)
         self._waiting: list[Sequence] = []
         self._running: dict[int, Sequence] = {}
         self._by_uid: dict[int, list[Sequence]] = {}
@@ -57,7 +64,8 @@ class Ledger:
 
     @property
     def running(self) -> Iterator[Sequence]:
-        return iter(self._running.values())
+        """Residents that go on; one that ends with the steps under way only waits for them."""
+        return (seq for seq in self._running.values() if seq.num_remaining > 0)
 
     @property
     def waiting(self) -> Iterator[Sequence]:
@@ -135,11 +143,11 @@ class Ledger:
         assert seq.finish_reason is None
         if keep is not None:
             del seq.token_ids[seq.num_prompt + keep :]
-            seq.num_computed = min(seq.num_computed, seq.num_tokens)
+            seq.num_settled = min(seq.num_settled, len(seq.token_ids))
         if seq.slot == NO_SLOT:
             self._waiting.remove(seq)
         else:
-            self._publish(seq, seq.num_computed)
+            self._publish(seq, len(seq.token_ids))
             self._leave(seq)
         seq.finish_reason = reason
         if all(other.finish_reason for other in self._by_uid[seq.request.uid]):
@@ -148,7 +156,10 @@ class Ledger:
     # Before and after a step.
 
     def bind(self, plan: Plan) -> Plan:
-        """Give a policy's plan its memory: preempt, admit, grow block tables, fill in the rows."""
+        """Give a policy's plan its memory: preempt, admit, grow block tables, fill in the rows.
+        From now on the step is under way, until ``end_step``. Nobody may be preempted while
+        another step is."""
+        assert not plan.preempt or self.num_steps_under_way == 0, "a step may still need its slot"
         for seq_id in plan.preempt:
             self._preempt(self._running[seq_id])
         admits = [self._enter(seq_id) for seq_id in plan.admit]
@@ -157,15 +168,31 @@ class Ledger:
         for launch in plan.launches:
             rows = tuple(self._bind_row(row, grants) for row in launch.rows)
             launches.append(Launch(launch.key, rows, launch.price_ms))
+        self.pool.begin_step()
         return replace(plan, launches=tuple(launches), admits=tuple(admits), grants=tuple(grants))
 
-    def computed(self, row: Row) -> Sequence:
-        """A row has run: its tokens have KV now. Publishes what may be published at once."""
-        seq = self._running[row.seq_id]
-        seq.num_computed += row.num_tokens
-        assert seq.num_computed == row.start + row.num_tokens
-        self._publish(seq, min(seq.num_computed, self._publishable(seq)))
+    def settle(self, row: Row) -> Sequence | None:
+        """A row of the oldest step under way has run: its tokens have KV now. Publishes what may
+        be published at once. None if the sequence ended while the step was under way."""
+        seq = self._running.get(row.seq_id)
+        if seq is None:
+            return None
+        assert seq.num_settled == row.start
+        seq.num_settled = row.start + row.num_tokens
+        if seq.num_settled >= (seq.num_published + 1) * self.block_size:
+            # A stop string may still be found in the output: that waits until the end.
+            self._publish(seq, seq.num_prompt if seq.params.stop else seq.num_settled)
         return seq
+
+    def end_step(self) -> None:
+        """All rows of the oldest step under way are settled: what waited for it is free."""
+        self.pool.end_step()
+        while self._left and self._left[0][0] <= self.pool.steps_ended:
+            self._slots.append(self._left.popleft()[1])
+
+    @property
+    def num_steps_under_way(self) -> int:
+        return self.pool.steps_begun - self.pool.steps_ended
 
     def check(self) -> None:
         """Every block and slot is where the sequences say; an idle ledger references nothing."""
@@ -173,7 +200,8 @@ class Ledger:
         held = {block for seq in self._running.values() for block in seq.blocks}
         assert len(held) == self.pool.num_referenced, "a referenced block has no owner"
         assert all(not seq.blocks and seq.slot == NO_SLOT for seq in self._waiting)
-        slots = sorted([*self._slots, *(seq.slot for seq in self._running.values())])
+        taken = [seq.slot for seq in self._running.values()]
+        slots = sorted([*self._slots, *(slot for _, slot in self._left), *taken])
         assert slots == list(range(len(slots))), "a slot is lost"
 
     def _validate(self, request: Request) -> None:
@@ -223,7 +251,7 @@ class Ledger:
         self.pool.acquire(blocks)
         seq.blocks = list(blocks)
         seq.slot = self._slots.pop()
-        seq.num_computed = len(blocks) * self.block_size
+        seq.num_computed = seq.num_settled = len(blocks) * self.block_size
         seq.num_published = len(blocks)
         if seq.scheduled_s is None:
             seq.scheduled_s = self.now_s
@@ -256,15 +284,13 @@ class Ledger:
             seq.blocks.extend(new)
         decodes = row.num_tokens == 1 and seq.is_decoding
         tokens = () if decodes else tuple(seq.token_ids[row.start : end])
+        seq.num_computed = end
+        seq.num_unknown += row.samples
         return Row(row.seq_id, seq.slot, row.start, row.num_tokens, tokens, row.samples)
-
-    def _publishable(self, seq: Sequence) -> int:
-        """A stop string may still be found in the output, so that waits until the end."""
-        return seq.num_prompt if seq.params.stop else seq.num_computed
 
     def _publish(self, seq: Sequence, num_tokens: int) -> None:
         size = self.block_size
-        full = num_tokens // size
+        full = min(num_tokens, seq.num_settled) // size
         if full <= seq.num_published:
             return
         digests = seq.chain(size)
@@ -275,7 +301,7 @@ class Ledger:
     def _preempt(self, seq: Sequence) -> None:
         """Back to its place in the queue; its tokens stay, its KV may still be found cached."""
         self._leave(seq)
-        seq.num_computed = 0
+        seq.num_computed = seq.num_settled = 0
         seq.num_preemptions += 1
         self.num_preemptions += 1
         if not seq.num_output:
@@ -287,5 +313,8 @@ class Ledger:
         self.pool.release(seq.blocks)
         seq.blocks = []
         seq.num_published = 0
-        self._slots.append(seq.slot)
+        if self.num_steps_under_way:
+            self._left.append((self.pool.steps_begun, seq.slot))
+        else:
+            self._slots.append(seq.slot)
         seq.slot = NO_SLOT

@@ -10,8 +10,10 @@ NO_SLOT = -1
 
 @dataclass(slots=True, eq=False)
 class Sequence:
-    """Choice ``index`` of a request. ``token_ids`` is prompt and output; the first
-    ``num_computed`` of them have KV in ``blocks`` (``num_computed`` is 0 while it has no slot).
+    """Choice ``index`` of a request. ``token_ids`` is prompt and output as far as it is known; the
+    ``num_unknown`` tokens after it are being sampled by steps under way. The first ``num_computed``
+    tokens have KV in ``blocks``, or will have once those steps have run; of the first
+    ``num_settled`` it is certain. A sequence without a slot has no KV.
 
     ``leader`` is the choice whose prompt blocks this one will share (``n > 1``); it waits until
     the leader has computed them. A sequence is resident while it has a slot.
@@ -24,9 +26,13 @@ class Sequence:
     max_tokens: int
     eos_ids: tuple[int, ...]
     leader: "Sequence | None" = None
-    token_ids: list[int] = field(default_factory=list)
-    num_prompt: int = 0
+    params: SamplingParams = field(init=False)
+    stop_ids: frozenset[int] = field(init=False)
+    token_ids: list[int] = field(init=False)
+    num_prompt: int = field(init=False)
+    num_unknown: int = 0
     num_computed: int = 0
+    num_settled: int = 0
     slot: int = NO_SLOT
     blocks: list[int] = field(default_factory=list)
     digests: list[Digest] = field(default_factory=list)
@@ -41,34 +47,40 @@ class Sequence:
     hit_version: int = -1
 
     def __post_init__(self) -> None:
+        self.params = self.request.params
+        self.stop_ids = frozenset((*self.eos_ids, *self.params.stop_token_ids))
         self.token_ids = list(self.request.prompt_ids)
         self.num_prompt = len(self.token_ids)
 
     @property
-    def params(self) -> SamplingParams:
-        return self.request.params
-
-    @property
     def num_tokens(self) -> int:
-        return len(self.token_ids)
+        """Of prompt and output, those being sampled included."""
+        return len(self.token_ids) + self.num_unknown
 
     @property
     def num_output(self) -> int:
+        """Output tokens that are known."""
         return len(self.token_ids) - self.num_prompt
 
     @property
     def num_pending(self) -> int:
-        """Tokens whose KV is still to be computed; 1 for a sequence that decodes."""
-        return len(self.token_ids) - self.num_computed
+        """Tokens whose KV no step computes yet; 1 for a sequence that decodes."""
+        return len(self.token_ids) + self.num_unknown - self.num_computed
 
     @property
     def is_decoding(self) -> bool:
-        return self.num_pending == 1 and self.num_output > 0 and self.slot != NO_SLOT
+        num_tokens = len(self.token_ids) + self.num_unknown
+        return (
+            num_tokens - self.num_computed == 1
+            and num_tokens > self.num_prompt
+            and self.slot != NO_SLOT
+        )
 
     @property
     def num_remaining(self) -> int:
-        """Output tokens it may still produce."""
-        return self.max_tokens - self.num_output
+        """Output tokens it may still produce, beyond those being sampled; 0 for a sequence that
+        ends when the steps under way have run."""
+        return self.max_tokens - self.num_tokens + self.num_prompt
 
     @property
     def wants_prompt_logprobs(self) -> bool:
@@ -78,7 +90,7 @@ class Sequence:
 
     @property
     def is_held(self) -> bool:
-        """True while the leader has not computed the prompt that this choice will share."""
+        """True while no step computes the end of the prompt that this choice will share."""
         leader = self.leader
         return (
             leader is not None

@@ -2,8 +2,8 @@
 
 A block is *referenced* while a sequence's table holds it, *cached* while nobody references it but
 the prefix index still knows its tokens (it counts as free but warm, and is evicted least recently
-used first, only when needed), *quarantined* between its release and the end of the step that may
-still read it, and *free* otherwise. Block 0 is the dummy that padding rows write to.
+used first, only when needed), *quarantined* from its release until the steps under way then, which
+may still touch it, have ended, and *free* otherwise. Block 0 is the dummy of padding rows.
 """
 
 from collections import OrderedDict
@@ -51,8 +51,9 @@ class BlockPool:
         self._tokens: list[tuple[int, ...]] = [()] * num_blocks
         self._index: dict[Digest, int] = {}
         self._cached: OrderedDict[int, None] = OrderedDict()
-        self._quarantine: dict[int, None] = {}
-        self._in_step = False
+        self._quarantine: OrderedDict[int, int] = OrderedDict()  # block -> step it waits for
+        self.steps_begun = 0
+        self.steps_ended = 0
         self.version = 0  # changes whenever a match might
 
     @property
@@ -106,8 +107,10 @@ class BlockPool:
         """Add a reference to each block; a cached one stops being evictable."""
         for block_id in block_ids:
             if self._refs[block_id] == 0:
-                home = self._cached if block_id in self._cached else self._quarantine
-                del home[block_id]
+                if block_id in self._cached:
+                    del self._cached[block_id]
+                else:
+                    del self._quarantine[block_id]
             self._refs[block_id] += 1
 
     def allocate(self, count: int) -> list[int]:
@@ -136,26 +139,27 @@ class BlockPool:
             assert self._refs[block_id] > 0, f"block {block_id} released more often than taken"
             self._refs[block_id] -= 1
             if self._refs[block_id] == 0:
-                self._quarantine[block_id] = None
-        if not self._in_step:
-            self._settle()
+                self._quarantine[block_id] = self.steps_begun
+        self._settle()
 
     def begin_step(self) -> None:
-        """From now on a running step may touch any block that is referenced at this moment."""
-        self._in_step = True
+        """From now on one more step may touch any block that is referenced at this moment."""
+        self.steps_begun += 1
 
     def end_step(self) -> None:
-        """The step has completed: what was released meanwhile may be handed out again."""
-        self._in_step = False
+        """The oldest step under way has completed: what was waiting for it alone may be handed
+        out again."""
+        self.steps_ended += 1
         self._settle()
 
     def _settle(self) -> None:
-        for block_id in self._quarantine:
+        quarantine = self._quarantine
+        while quarantine and next(iter(quarantine.values())) <= self.steps_ended:
+            block_id, _ = quarantine.popitem(last=False)
             if self._digest[block_id] is None:
                 self._free.append(block_id)
             else:
                 self._cached[block_id] = None
-        self._quarantine.clear()
 
     def _evict(self) -> int:
         block_id, _ = self._cached.popitem(last=False)

@@ -27,7 +27,7 @@ class _ThreadChannel:
         self.inbox: queue.SimpleQueue[ToEngine] = queue.SimpleQueue()
         self.outbox: asyncio.Queue[FromEngine] = asyncio.Queue()
 
-    def receive(self, timeout_ms: int) -> list[ToEngine]:
+    def receive(self, timeout_ms: float) -> list[ToEngine]:
         messages: list[ToEngine] = []
         with contextlib.suppress(queue.Empty):
             if timeout_ms:

@@ -1,23 +1,32 @@
-"""The engine step: plan, run, commit. Synchronous and single-threaded: whoever owns an
-``EngineCore`` calls ``add``, ``abort`` and ``truncate`` between steps, ``step`` while it has
-work."""
+"""The engine step: plan, run, commit. Whoever owns an ``EngineCore`` calls ``add``, ``abort`` and
+``truncate`` between turns, ``step`` while it has work.
+
+Where the runner takes two plans, a step is planned while the one before it runs: its tokens count
+as sampled, though nobody knows them yet. What only the tokens can tell (an end, a block for the
+prefix index) is found one step late, and what the late step did for an ended sequence is dropped.
+"""
 
 import time
+from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from prelude.batcher.ledger import Ledger
 from prelude.batcher.sequence import Sequence
 from prelude.batcher.view import Policy, PolicyState, ScheduleConfig
 from prelude.cache.pool import BlockPool
 from prelude.conf.schema import BatcherConfig, CacheConfig
+from prelude.engine.events import last_event, refusals, timings_of, token_event
+from prelude.engine.pace import Pace
 from prelude.engine.policies import POLICIES
+from prelude.engine.profile import Profile
 from prelude.engine.steplog import LaunchRecord, StepLog, StepRecord
+from prelude.graphs.buckets import Buckets
 from prelude.runner.protocol import Runner
 from prelude.types.errors import RequestError
-from prelude.types.estimator import PriceEstimator
 from prelude.types.plan import Plan, PromptLogprobs, Sampled, StepOutput
 from prelude.types.prices import PriceTable, Sums
-from prelude.types.request import FinishReason, Request, RequestTimings, TokenEvent, TokenLogprobs
+from prelude.types.request import FinishReason, Request, TokenEvent, TokenLogprobs
 from prelude.types.wire import EngineStats
 
 Clock = Callable[[], float]
@@ -25,6 +34,15 @@ Clock = Callable[[], float]
 _MIN_STEP_MS = 50.0
 _DECODES_A_STEP = 3
 _IDLE_FACTOR = 10
+_STEPS_A_SAVE = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class _Flight:
+    """A step under way: its bound plan, and when planning it began."""
+
+    plan: Plan
+    start_s: float
 
 
 class EngineCore:
@@ -42,6 +60,8 @@ class EngineCore:
         clock: Clock = time.monotonic,
         log: StepLog | None = None,
         seed: int | None = None,
+        buckets: Buckets | None = None,
+        profile: Profile | None = None,
     ) -> None:
         self.runner = runner
         self.log = log or StepLog()
@@ -54,6 +74,7 @@ class EngineCore:
             eos_ids=eos_ids,
             seed=seed,
         )
+        buckets = buckets or Buckets()
         self._policy: Policy = POLICIES[batcher.policy]
         self._policy_state = PolicyState()
         self.step_ms, self.idle_step_ms = budgets(batcher, runner.prices)
@@ -64,9 +85,14 @@ class EngineCore:
             min_chunk=batcher.min_chunk,
             max_bypass=batcher.max_bypass,
             headroom=batcher.headroom,
+            mix=not buckets.is_static,
+            buckets=buckets,
         )
-        self._prices = PriceEstimator(runner.prices)
+        self.profile = profile or Profile(runner.prices, padded=buckets.is_static)
         self._clock = clock
+        self._pace = Pace()
+        self._flights: deque[_Flight] = deque()
+        self._collected_s = 0.0
         self._steps = 0
         self._prompt_tokens = 0
         self._cached_prompt_tokens = 0
@@ -76,7 +102,14 @@ class EngineCore:
 
     @property
     def has_work(self) -> bool:
-        return bool(self.ledger.num_running or self.ledger.num_waiting)
+        return bool(self._flights or self.ledger.num_running or self.ledger.num_waiting)
+
+    @property
+    def slack_ms(self) -> float:
+        """How long requests may still be awaited before ``step`` is due; 0 or less: it is."""
+        if not self._flights or len(self._flights) == self.runner.depth:
+            return 0.0
+        return self._pace.slack_ms(self._clock())
 
     def can_queue(self, count: int) -> bool:
         """True unless ``count`` more sequences would find the queue full now."""
@@ -89,15 +122,13 @@ class EngineCore:
         try:
             self.ledger.add(request)
         except RequestError as error:
-            return [
-                TokenEvent(request.uid, index, [], "error", error=str(error))
-                for index in range(request.params.n)
-            ]
+            return refusals(request, error)
         self._prompt_tokens += len(request.prompt_ids)
         return []
 
     def abort(self, uid: int) -> list[TokenEvent]:
-        """End a request's unfinished choices; their slots and blocks are free on return."""
+        """End a request's unfinished choices; their slots and blocks are free on return, or as
+        soon as the steps under way have run."""
         unfinished = [seq for seq in self.ledger.group(uid) if not seq.finish_reason]
         return [self._finish(seq, "abort") for seq in unfinished]
 
@@ -114,104 +145,96 @@ class EngineCore:
         return [self._finish(seq, "abort") for seq in self.ledger.all_unfinished()]
 
     def step(self) -> list[TokenEvent]:
-        """One turn: plan, run, commit. Returns at most one event per sequence."""
-        start = self._clock()
-        plan = self._plan(start)
-        output = self._run(plan)
-        return self._commit(plan, output, start)
+        """One turn: plan a step and submit it, then commit the oldest under way, unless the runner
+        has room for one more. Returns at most one event per sequence."""
+        submitted = self._submit()
+        if not self._flights or (submitted and len(self._flights) < self.runner.depth):
+            return []
+        return self._commit(self._flights.popleft())
 
-    def _plan(self, now_s: float) -> Plan:
+    def _submit(self) -> bool:
+        """Plan a step and start it, if anything can be done now. A plan that evicts waits until
+        nothing is under way: memory may come home by itself."""
+        start_s = self.ledger.now_s = self._clock()
         self.runner.upkeep()
-        self.ledger.now_s = now_s
-        plan, self._policy_state = self._policy(
-            self.ledger, self._policy_state, self._prices.table, self._schedule
+        self.profile.follow(self.runner.prices)
+        plan, policy_state = self._policy(
+            self.ledger, self._policy_state, self.profile.prices.table, self._schedule
         )
-        return self.ledger.bind(plan)
+        if not (plan.launches or plan.preempt) or (plan.preempt and self._flights):
+            return False
+        plan = self.ledger.bind(plan)
+        self._policy_state = policy_state
+        if plan.launches:
+            self.runner.submit(plan)
+        now_s = self._clock()
+        self._pace.planned((now_s - start_s) * 1e3)
+        if not self._flights:
+            self._pace.started(now_s, plan.price_ms)
+        self._flights.append(_Flight(plan, start_s))
+        return True
 
-    def _run(self, plan: Plan) -> StepOutput:
-        self.ledger.pool.begin_step()
-        if not plan.launches:
-            return StepOutput((), ())
-        self.runner.submit(plan)
-        return self.runner.collect()
-
-    def _commit(self, plan: Plan, output: StepOutput, start_s: float) -> list[TokenEvent]:
-        now_s = self.ledger.now_s = self._clock()
-        seqs = {
-            row.seq_id: self.ledger.computed(row) for launch in plan.launches for row in launch.rows
-        }
+    def _commit(self, flight: _Flight) -> list[TokenEvent]:
+        plan = flight.plan
+        output = self.runner.collect() if plan.launches else StepOutput((), ())
+        begun_s = max(flight.start_s, self._collected_s)
+        self._collected_s = self.ledger.now_s = self._clock()
+        if self._flights:
+            self._pace.started(self._collected_s, self._flights[0].plan.price_ms)
+        rows = (row for launch in plan.launches for row in launch.rows)
+        seqs = {row.seq_id: self.ledger.settle(row) for row in rows}
         for part in output.prompt_logprobs:
-            _collect_prompt_logprobs(seqs[part.seq_id], part)
-        events = [self._append(seqs[token.seq_id], token) for token in output.sampled]
-        self.ledger.pool.end_step()
-        self._account(plan, output, start_s, now_s)
+            if (seq := seqs[part.seq_id]) is not None:
+                _collect_prompt_logprobs(seq, part)
+        events = []
+        for token in output.sampled:
+            if (seq := seqs[token.seq_id]) is not None:
+                events.append(self._append(seq, token))
+            else:
+                self._wasted_tokens += 1
+        self.ledger.end_step()
+        self._account(plan, output, begun_s)
         return events
 
     def _append(self, seq: Sequence, sampled: Sampled) -> TokenEvent:
         seq.token_ids.append(sampled.token_id)
+        seq.num_unknown -= 1
         self._output_tokens += 1
-        prompt_logprobs = None
+        now_s = self.ledger.now_s
         is_first = seq.first_token_s is None
         if is_first:
-            seq.first_token_s = self.ledger.now_s
+            seq.first_token_s = now_s
             self._cached_prompt_tokens += seq.num_cached_tokens if seq.leader is None else 0
-            prompt_logprobs = self._prompt_logprobs(seq)
         reason, stop_id = _stop(seq, sampled.token_id)
         if reason:
             self.ledger.finish(seq, reason)
-        return TokenEvent(
-            seq.request.uid,
-            seq.index,
-            [sampled.token_id],
-            reason,
-            stop_id,
-            _token_logprobs(seq, sampled),
-            prompt_logprobs,
-            seq.num_cached_tokens,
-            self._timings(seq) if reason or is_first else None,
-        )
-
-    def _prompt_logprobs(self, seq: Sequence) -> list[TokenLogprobs | None] | None:
-        """The first prompt token has nothing to be predicted from."""
-        wanted = seq.params.prompt_logprobs is not None and seq.index == 0
-        return [None, *seq.prompt_logprobs] if wanted else None
+        timings = timings_of(seq, now_s) if reason or is_first else None
+        return token_event(seq, sampled, reason, stop_id, timings)
 
     def _finish(self, seq: Sequence, reason: FinishReason, keep: int | None = None) -> TokenEvent:
         if reason == "abort":
             self._wasted_tokens += seq.num_output
         self.ledger.finish(seq, reason, keep)
-        return TokenEvent(
-            seq.request.uid,
-            seq.index,
-            [],
-            reason,
-            num_cached_tokens=seq.num_cached_tokens,
-            timings=self._timings(seq),
-        )
+        return last_event(seq, reason, self.ledger.now_s)
 
-    def _timings(self, seq: Sequence) -> RequestTimings:
-        now_s = self.ledger.now_s
-        scheduled_s = seq.scheduled_s if seq.scheduled_s is not None else now_s
-        first_s = seq.first_token_s if seq.first_token_s is not None else now_s
-        arrival_s = seq.request.arrival_s or scheduled_s
-        return RequestTimings(
-            max(scheduled_s - arrival_s, 0.0) * 1e3,
-            (first_s - scheduled_s) * 1e3,
-            (now_s - first_s) * 1e3,
-            seq.num_preemptions,
-        )
-
-    def _account(self, plan: Plan, output: StepOutput, start_s: float, now_s: float) -> None:
+    def _account(self, plan: Plan, output: StepOutput, begun_s: float) -> None:
+        """A step lasts from its planning, or the end of the one before it if that came later, to
+        its own end; with nothing else under way, until it is committed."""
         self._steps += 1
+        if self._steps % _STEPS_A_SAVE == 0:
+            self._save_profile()
         for launch, actual_ms in zip(plan.launches, output.actual_ms, strict=True):
-            self._prices.observe(launch, actual_ms)
-        step_ms = (now_s - start_s) * 1e3
-        overhead_ms = (self._clock() - start_s) * 1e3 - sum(output.actual_ms)
+            self.profile.observe(launch, actual_ms)
+        run_ms = sum(output.actual_ms)
+        self._pace.ended(plan.price_ms, run_ms)
+        end_s = self._collected_s if self._flights else self._clock()
+        step_ms = (end_s - begun_s) * 1e3
+        overhead_ms = max(step_ms - run_ms, 0.0)
         self._last = (step_ms, plan.price_ms, overhead_ms)
         self.log.append(
             StepRecord(
                 step=self._steps,
-                start_s=start_s,
+                start_s=begun_s,
                 budget_ms=plan.budget_ms,
                 overhead_ms=overhead_ms,
                 launches=[
@@ -231,6 +254,10 @@ class EngineCore:
             )
         )
 
+    def _save_profile(self) -> None:
+        programs = self.runner.programs
+        self.profile.save(compiled=programs.ready == programs.total)
+
     def stats(self) -> EngineStats:
         pool, programs = self.ledger.pool, self.runner.programs
         step_ms, price_ms, overhead_ms = self._last
@@ -248,12 +275,15 @@ class EngineCore:
             wasted_tokens=self._wasted_tokens,
             programs_ready=programs.ready,
             programs_total=programs.total,
+            programs_missed=programs.missed,
             step_ms=step_ms,
             step_price_ms=price_ms,
             overhead_ms=overhead_ms,
+            price_error=self.profile.prices.error,
         )
 
     def close(self) -> None:
+        self._save_profile()
         self.runner.close()
         self.log.close()
 
@@ -269,26 +299,10 @@ def budgets(batcher: BatcherConfig, prices: PriceTable) -> tuple[float, float]:
 
 
 def _stop(seq: Sequence, token_id: int) -> tuple[FinishReason | None, int | None]:
-    if seq.num_output >= seq.params.min_tokens and (
-        token_id in seq.eos_ids or token_id in seq.params.stop_token_ids
-    ):
+    num_output = seq.num_output
+    if token_id in seq.stop_ids and num_output >= seq.params.min_tokens:
         return "stop", token_id
-    return ("length", None) if seq.num_remaining <= 0 else (None, None)
-
-
-def _token_logprobs(seq: Sequence, sampled: Sampled) -> list[TokenLogprobs] | None:
-    count = seq.params.logprobs
-    if count is None:
-        return None
-    assert sampled.logprob is not None
-    return [
-        TokenLogprobs(
-            sampled.token_id,
-            sampled.logprob,
-            list(sampled.top_ids[:count]),
-            list(sampled.top_logprobs[:count]),
-        )
-    ]
+    return ("length", None) if num_output >= seq.max_tokens else (None, None)
 
 
 def _collect_prompt_logprobs(seq: Sequence, part: PromptLogprobs) -> None:

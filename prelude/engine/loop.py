@@ -20,14 +20,15 @@ from prelude.types.wire import (
 
 logger = logging.getLogger(__name__)
 
-_IDLE_MS = 200
+_IDLE_MS = 200.0
 
 
 class Channel(Protocol):
     """The engine's end of a transport. ``receive`` returns what has arrived, waiting up to
-    ``timeout_ms`` for a first message; it raises ``EOFError`` when the other side is gone."""
+    ``timeout_ms`` (a fraction counts) for a first message; it raises ``EOFError`` when the other
+    side is gone."""
 
-    def receive(self, timeout_ms: int) -> list[ToEngine]: ...
+    def receive(self, timeout_ms: float) -> list[ToEngine]: ...
     def send(self, message: FromEngine) -> None: ...
 
 
@@ -53,9 +54,9 @@ def describe(error: Exception) -> str:
 
 
 def _turn(core: EngineCore, channel: Channel, said: EngineStats) -> EngineStats | None:
-    """Messages, a step, one message back if there is news. Returns the statistics as the other
-    side knows them now, None at the end."""
-    messages = channel.receive(0 if core.has_work else _IDLE_MS)
+    """Messages until a step is due, the step, one message back if there is news. Returns the
+    statistics as the other side knows them now, None at the end."""
+    messages = channel.receive(max(core.slack_ms, 0.0) if core.has_work else _IDLE_MS)
     events: list[TokenEvent] = []
     for message in messages:
         if isinstance(message, Shutdown):
@@ -63,7 +64,10 @@ def _turn(core: EngineCore, channel: Channel, said: EngineStats) -> EngineStats 
             return None
         events += _apply(core, message)
     if core.has_work:
-        events += core.step()
+        if core.slack_ms > 0.0 and not events:
+            return said
+        if core.slack_ms <= 0.0:
+            events += core.step()
     elif not messages:
         core.runner.upkeep()
     stats = core.stats()

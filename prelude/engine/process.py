@@ -5,6 +5,7 @@ import logging
 import multiprocessing as mp
 import os
 import signal
+import time
 
 import msgspec
 import zmq
@@ -44,8 +45,11 @@ class ZmqChannel:
         if self._parent is not None:
             self._poller.register(self._parent, zmq.POLLIN)
 
-    def receive(self, timeout_ms: int) -> list[ToEngine]:
-        ready = dict(self._poller.poll(timeout_ms))
+    def receive(self, timeout_ms: float) -> list[ToEngine]:
+        ready = dict(self._poller.poll(int(timeout_ms)))
+        if not ready and (rest_ms := timeout_ms % 1.0):
+            time.sleep(rest_ms / 1e3)
+            ready = dict(self._poller.poll(0))
         if self._parent in ready:
             raise EOFError("the parent process is gone")
         messages: list[ToEngine] = []

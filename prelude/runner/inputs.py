@@ -27,46 +27,49 @@ class LaunchInputs:
 def build_inputs(launch: Launch, slots: Slots, block_size: int) -> LaunchInputs:
     """Flatten the rows of a launch; tokens that only the device knows are gathered there."""
     rows = launch.rows
-    device = slots.device
-    counts = np.array([row.num_tokens for row in rows], dtype=np.int64)
-    starts = np.array([row.start for row in rows], dtype=np.int64)
-    slot_ids = np.array([row.slot for row in rows], dtype=np.int64)
-    cu_q = np.zeros(len(rows) + 1, dtype=np.int32)
+    num_rows = len(rows)
+    counts = np.fromiter([row.num_tokens for row in rows], np.int64, num_rows)
+    starts = np.fromiter([row.start for row in rows], np.int64, num_rows)
+    slot_ids = np.fromiter([row.slot for row in rows], np.int64, num_rows)
+    cu_q = np.zeros(num_rows + 1, dtype=np.int64)
     np.cumsum(counts, out=cu_q[1:])
     ctx_lens = starts + counts
-    width = -(-int(ctx_lens.max()) // block_size)
-    tables = slots.block_tables[slot_ids, :width]
-    row_of = np.repeat(np.arange(len(rows)), counts)
-    positions = np.arange(len(row_of)) - cu_q[row_of] + starts[row_of]
-    mapping = tables[row_of, positions // block_size].astype(np.int64)
-    mapping = mapping * block_size + positions % block_size
-    sample_rows = tuple(i for i, row in enumerate(rows) if row.samples)
-    sampled = np.array(sample_rows, dtype=np.int64)
+    tables = slots.block_tables[slot_ids, : -(-int(ctx_lens.max()) // block_size)]
+    row_of, positions = np.arange(num_rows), starts
+    if cu_q[-1] > num_rows:
+        row_of = np.repeat(row_of, counts)
+        positions = np.arange(len(row_of)) + (starts - cu_q[:-1])[row_of]
+    block_at, offset = np.divmod(positions, block_size)
+    mapping = tables[row_of, block_at].astype(np.int64) * block_size + offset
+    sample_rows = tuple([i for i, row in enumerate(rows) if row.samples])
+    sampled = np.fromiter(sample_rows, np.int64, len(sample_rows))
 
     def send(array: np.ndarray) -> Tensor:
-        return torch.from_numpy(array).to(device)
+        return torch.from_numpy(array).to(slots.device)
 
+    sent_slots = send(slot_ids)
     return LaunchInputs(
-        ids=_ids(launch, slots, cu_q, slot_ids),
+        ids=_ids(launch, slots, cu_q, sent_slots),
         positions=send(positions),
         meta=AttentionMeta(
-            cu_q=send(cu_q),
+            cu_q=send(cu_q.astype(np.int32)),
             ctx_lens=send(ctx_lens.astype(np.int32)),
             block_tables=send(tables),
             slot_mapping=send(mapping),
         ),
-        sample_at=send(cu_q[1:][sampled].astype(np.int64) - 1),
+        sample_at=send(cu_q[1:][sampled] - 1),
         sample_slots=send(slot_ids[sampled]),
         sample_rows=sample_rows,
     )
 
 
-def _ids(launch: Launch, slots: Slots, cu_q: np.ndarray, slot_ids: np.ndarray) -> Tensor:
-    known = [row.token_ids if row.token_ids else (0,) for row in launch.rows]
-    flat = np.fromiter((token for ids in known for token in ids), np.int64, int(cu_q[-1]))
-    ids = torch.from_numpy(flat).to(slots.device)
-    ours = np.array([i for i, row in enumerate(launch.rows) if not row.token_ids], dtype=np.int64)
-    if len(ours):
-        at = torch.from_numpy(cu_q[ours].astype(np.int64)).to(slots.device)
-        ids[at] = slots.last[torch.from_numpy(slot_ids[ours]).to(slots.device)]
+def _ids(launch: Launch, slots: Slots, cu_q: np.ndarray, slot_ids: Tensor) -> Tensor:
+    ours = [i for i, row in enumerate(launch.rows) if not row.token_ids]
+    last = slots.last[slot_ids]
+    if len(ours) == len(launch.rows):
+        return last
+    known = [token for row in launch.rows for token in row.token_ids or (0,)]
+    ids = torch.from_numpy(np.array(known, dtype=np.int64)).to(slots.device)
+    if ours:
+        ids[torch.from_numpy(cu_q[ours]).to(slots.device)] = last[ours]
     return ids

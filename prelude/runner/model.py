@@ -76,15 +76,17 @@ class ModelRunner:
         prompts: list[PromptLogprobs] = []
         actual_ms = []
         for launch in plan.launches:
+            inputs = build_inputs(launch, self._slots, self.block_size)
             start = time.perf_counter()
-            tokens, scores = self._run(launch)
+            tokens, scores = self._run(launch, inputs)
+            actual_ms.append((time.perf_counter() - start) * 1e3)
             sampled += tokens
             prompts += scores
-            actual_ms.append((time.perf_counter() - start) * 1e3)
         return StepOutput(tuple(sampled), tuple(actual_ms), tuple(prompts))
 
-    def _run(self, launch: Launch) -> tuple[list[Sampled], list[PromptLogprobs]]:
-        inputs = build_inputs(launch, self._slots, self.block_size)
+    def _run(
+        self, launch: Launch, inputs: LaunchInputs
+    ) -> tuple[list[Sampled], list[PromptLogprobs]]:
         hidden = self.decoder(inputs.ids, inputs.positions, self._kv, inputs.meta)
         sampled: list[Sampled] = []
         if inputs.sample_rows:
