@@ -11,9 +11,9 @@ import torch
 from prelude.cache.layout import KVLayout
 from prelude.conf.schema import BatcherConfig, CacheConfig
 from prelude.engine.core import EngineCore
+from prelude.graphs.buckets import Buckets
 from prelude.runner.captured import CapturedRunner
 from prelude.runner.captured_programs import NoPlanning
-from prelude.runner.static_inputs import Shape
 from prelude.types.request import Request, SamplingParams, TokenEvent
 from tests.device_double import DeviceDouble
 from tests.model_samples import load, save_checkpoint
@@ -21,10 +21,7 @@ from tests.parity import mixed_prompts, open_engine
 from tests.test_differential import answers, some_params, story
 
 BLOCK = 8
-SHAPES = (
-    *(Shape("decode", n, n) for n in (1, 2, 4, 6)),
-    *(Shape("prefill", n, 6) for n in (8, 16, 20)),
-)
+BUCKETS = Buckets(decode=(1, 2, 4, 6), prefill=(8, 16, 20), max_rows=6)
 PLAIN = {
     "graphs.capture": "eager",
     "cache.block_size": BLOCK,
@@ -40,7 +37,7 @@ PLAIN = {
 def captured_runner(
     folder: Path,
     queue: DeviceDouble,
-    shapes: tuple[Shape, ...] = SHAPES,
+    buckets: Buckets = BUCKETS,
     captures: bool = True,
 ) -> CapturedRunner:
     decoder = load(folder)
@@ -55,18 +52,21 @@ def captured_runner(
         max_len=112,
         max_seqs=6,
         max_step_tokens=20,
-        shapes=shapes,
+        buckets=buckets,
         captures=captures,
     )
 
 
-def captured_engine(runner: CapturedRunner, eos_ids: tuple[int, ...]) -> EngineCore:
+def captured_engine(
+    runner: CapturedRunner, eos_ids: tuple[int, ...], buckets: Buckets = BUCKETS
+) -> EngineCore:
     return EngineCore(
         runner,
         batcher=BatcherConfig(max_step_tokens=20, min_chunk=3, headroom=1),
         cache=CacheConfig(block_size=BLOCK, num_blocks=30),
         max_seqs=6,
         eos_ids=eos_ids,
+        buckets=buckets,
     )
 
 
@@ -129,11 +129,11 @@ def test_sizes_without_a_program_are_said_and_counted(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     save_checkpoint(tmp_path, "qwen3")
-    shapes = (Shape("decode", 1, 1), Shape("prefill", 8, 1))
-    runner = captured_runner(tmp_path, DeviceDouble(), shapes=shapes)
+    buckets = Buckets(decode=(1,), prefill=(8,), max_rows=6)
+    runner = captured_runner(tmp_path, DeviceDouble(), buckets=buckets)
     asked = requests(8)
     plain = answers(open_engine(tmp_path, PLAIN), asked)
-    found = answers(captured_engine(runner, (2,)), asked)
+    found = answers(captured_engine(runner, (2,), buckets), asked)
     assert {key: story(found[key]) for key in found} == {key: story(plain[key]) for key in plain}
     said = [record.message for record in caplog.records if "no captured program" in record.message]
     assert said

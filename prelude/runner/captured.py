@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from prelude.cache.layout import KVLayout
+from prelude.graphs.buckets import Buckets
 from prelude.graphs.graph_pool import GraphPool
 from prelude.graphs.queue import DeviceQueue, Mark, Results
 from prelude.kernels import sampling
@@ -21,7 +22,7 @@ from prelude.models.decoder import Decoder
 from prelude.runner.captured_prices import measure_prices
 from prelude.runner.captured_programs import AttentionPlanner, Programs
 from prelude.runner.device_slots import DeviceSlots
-from prelude.runner.static_inputs import Shape, pack
+from prelude.runner.static_inputs import pack, shapes_of
 from prelude.types.plan import (
     Launch,
     Plan,
@@ -59,10 +60,10 @@ class _Running:
 
 
 class CapturedRunner:
-    """Runs plans on ``decoder`` through programs of ``shapes``, which are captured between steps.
+    """Runs plans on ``decoder`` through programs of ``buckets``, which are captured between steps.
 
     Launches that fit none run uncaptured, up to ``max_step_tokens`` new tokens; above the largest
-    shape that is the intention, since launches hide under kernels that long.
+    bucket that is the intention, since launches hide under kernels that long.
     """
 
     depth = 2
@@ -78,7 +79,7 @@ class CapturedRunner:
         max_len: int,
         max_seqs: int,
         max_step_tokens: int,
-        shapes: tuple[Shape, ...],
+        buckets: Buckets,
         captures: bool = True,
     ) -> None:
         self.num_blocks = num_blocks
@@ -97,7 +98,7 @@ class CapturedRunner:
             planner,
             num_blocks=num_blocks,
             max_tokens=max_step_tokens,
-            shapes=shapes,
+            shapes=shapes_of(buckets),
         )
         self._running: deque[list[_Running]] = deque()
         with torch.no_grad():

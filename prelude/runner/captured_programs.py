@@ -85,9 +85,8 @@ class Programs:
         self._pool = pool
         self._planner = planner
         self.shapes = shapes
-        self._decodes = sorted(shape for shape in shapes if shape.kind == "decode")
-        self._prefills = sorted(shape for shape in shapes if shape.kind == "prefill")
-        self._largest = max((shape.num_tokens for shape in self._prefills), default=0)
+        self._declared = set(shapes)
+        self._largest = max((s.num_tokens for s in shapes if s.kind == "prefill"), default=0)
         rows = max(shape.num_rows for shape in (*shapes, Shape("decode", slots.dummy, slots.dummy)))
         device, spec = queue.device, decoder.spec
         # Rows that no request belongs to take part in a prefill whose size is not a program's.
@@ -110,23 +109,17 @@ class Programs:
         return bool(self._pool.capture_some()) and self.count.ready == self.count.total
 
     def shape_of(self, launch: Launch) -> tuple[Shape, bool]:
-        """The smallest declared shape that holds a launch; else one of its own, and False."""
+        """The declared shape that the batcher bought for a launch; else its own, and False."""
+        shape = Shape(launch.key.kind, launch.key.num_tokens, launch.key.num_rows)
+        if shape in self._declared:
+            return shape, True
         tokens = sum(row.num_tokens for row in launch.rows)
-        rows = len(launch.rows)
-        candidates = self._decodes if tokens == rows else self._prefills
-        for shape in candidates:
-            if shape.num_tokens >= tokens and shape.num_rows >= rows:
-                return shape, True
-        if tokens == rows:
-            return Shape("decode", rows, rows), False
-        return Shape("prefill", tokens, rows), False
+        return Shape(launch.key.kind, tokens, len(launch.rows)), False
 
     def forward(self, shape: Shape, packed: Packed, is_declared: bool) -> None:
         """Enqueue the forward pass of a packed launch."""
         self._queue.upload(self._inputs[: len(packed.flat)], packed.flat)
-        self._planner.plan(
-            shape if is_declared else None, packed.cu_q, packed.ctx_lens, packed.block_tables
-        )
+        self._plan(shape if is_declared else None, packed)
         if is_declared:
             self._pool.run(shape)
         elif shape.kind == "prefill" and shape.num_tokens > self._largest:
@@ -179,12 +172,18 @@ class Programs:
 
     def _preparation(self, shape: Shape) -> Callable[[], None]:
         def prepare() -> None:
-            self._planner.prepare(shape)
+            self._queue.run(lambda: self._planner.prepare(shape))
             packed = dummy(shape, self._slots, 1)
             self._queue.upload(self._inputs[: len(packed.flat)], packed.flat)
-            self._planner.plan(shape, packed.cu_q, packed.ctx_lens, packed.block_tables)
+            self._plan(shape, packed)
 
         return prepare
+
+    def _plan(self, shape: Shape | None, packed: Packed) -> None:
+        """Planners copy to the device, so they run in its order too."""
+        self._queue.run(
+            lambda: self._planner.plan(shape, packed.cu_q, packed.ctx_lens, packed.block_tables)
+        )
 
     def _forward_work(self, shape: Shape) -> Callable[[], None]:
         views = fields(shape, self._inputs)

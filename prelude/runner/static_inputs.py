@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from prelude.graphs.buckets import Buckets
 from prelude.runner.device_slots import DeviceSlots
 from prelude.types.plan import Launch, LaunchKind, Row
 
@@ -30,6 +31,11 @@ class Shape(NamedTuple):
         if self.kind == "decode":
             return (rows,) * len(DecodeFields._fields)
         return (rows,) * 5 + (rows + 1,) + (tokens,) * 3
+
+
+def shapes_of(buckets: Buckets) -> tuple[Shape, ...]:
+    """The forward programs that ``buckets`` ask for."""
+    return tuple(Shape(*key[:3]) for key in buckets.keys(("greedy",)))
 
 
 class DecodeFields(NamedTuple):
