@@ -63,7 +63,9 @@ class GraphPool:
     def count(self) -> ProgramCount:
         """Programs whose code always runs uncaptured are ready as they are."""
         return ProgramCount(
-            ready=len(self._programs) - len(self._pending), total=len(self._programs)
+            ready=len(self._programs) - len(self._pending),
+            total=len(self._programs),
+            missed=self._num_missed,
         )
 
     def capture_some(self, seconds: float = _STALL_S) -> list[Hashable]:

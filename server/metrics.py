@@ -92,6 +92,7 @@ class _EngineCollector(Collector):
         yield self._gauge("step_seconds", "the last step", stats.step_ms / 1e3)
         yield self._gauge("step_price_seconds", "its predicted time", stats.step_price_ms / 1e3)
         yield self._gauge("step_overhead_seconds", "its host time", stats.overhead_ms / 1e3)
+        yield self._gauge("price_error_ratio", "usual error of a price", stats.price_error)
         yield self._counter("prefix_cache_queries", "prompt tokens looked up", stats.prompt_tokens)
         yield self._counter("prefix_cache_hits", "prompt tokens found", stats.cached_prompt_tokens)
         yield self._counter("prompt_tokens", "prompt tokens, cached ones too", stats.prompt_tokens)
@@ -99,6 +100,9 @@ class _EngineCollector(Collector):
         yield self._counter("wasted_tokens", "sampled for nobody", stats.wasted_tokens)
         yield self._counter("num_preemptions", "preemptions", stats.num_preemptions)
         yield self._counter("steps", "engine steps", stats.num_steps)
+        yield self._counter(
+            "programs_missed", "launches without a program of their size", stats.programs_missed
+        )
 
     def _gauge(self, name: str, what: str, value: float) -> Metric:
         family = GaugeMetricFamily(f"prelude_{name}", what, labels=["model_name"])

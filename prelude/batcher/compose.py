@@ -8,18 +8,18 @@ Where launches are static a step is priced as padded, so chunks grow into a buck
 it is full, and ``settle`` decides about what is left over.
 """
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 
 from prelude.batcher.view import PrefixHit, ScheduleConfig, SequenceView, SystemView
 from prelude.types.plan import BucketKey, Launch, LaunchKind, Plan, Row
 from prelude.types.prices import PriceTable, Sums
 from prelude.types.request import SampleMode
 
-_MIN_PREFILL = 2  # a row of one token belongs to the decode launch where there are two
+_Lanes = dict[LaunchKind, Sums]  # the launches of a step
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class _Pick:
     seq: SequenceView
     start: int
@@ -34,6 +34,12 @@ class _Pick:
         return self.seq.request.params.sample_mode if self.samples else None
 
 
+def _moved(lanes: _Lanes, lane: LaunchKind, pick: _Pick, sign: int = 1) -> _Lanes:
+    """With a pick more, or less."""
+    sums = lanes[lane].plus(pick.start, pick.count, pick.mode, sign)
+    return {**lanes, lane: sums}
+
+
 @dataclass(slots=True)
 class Composer:
     """Collects rows for one plan. All methods are O(1) but for eviction, which scans residents."""
@@ -42,7 +48,7 @@ class Composer:
     prices: PriceTable
     config: ScheduleConfig
     budget_ms: float
-    lanes: dict[LaunchKind, Sums] = field(default_factory=dict)  # one launch each
+    lanes: _Lanes = field(default_factory=dict)
     num_available: int = 0
     num_free_slots: int = 0
     picks: dict[int, _Pick] = field(default_factory=dict)
@@ -73,7 +79,7 @@ class Composer:
     def num_tokens(self) -> int:
         return sum(sums.tokens for sums in self.lanes.values())
 
-    def price_ms(self, lanes: Mapping[LaunchKind, Sums]) -> float:
+    def price_ms(self, lanes: _Lanes) -> float:
         """Price of a step of these launches."""
         return sum(self._launch_ms(kind, sums) for kind, sums in lanes.items())
 
@@ -84,7 +90,7 @@ class Composer:
         low, high = min(at_least, limit), limit
         while low < high:
             middle = (low + high + 1) // 2
-            if self.price_ms(self._lanes_with(_Pick(seq, start, middle))) <= self.limit_ms:
+            if self.price_ms(self._with(_Pick(seq, start, middle))) <= self.limit_ms:
                 low = middle
             else:
                 high = middle - 1
@@ -134,16 +140,14 @@ class Composer:
 
     def _pick(self, seq: SequenceView, start: int, count: int, blocks: int) -> None:
         pick = self.picks[seq.seq_id] = _Pick(seq, start, count)
-        self.lanes = self._lanes_with(pick)
+        self.lanes = self._with(pick)
         self.num_available -= blocks
 
     def _lane(self, count: int) -> LaunchKind:
         return "decode" if count == 1 and not self.config.mix else "prefill"
 
-    def _lanes_with(self, pick: _Pick, sign: int = 1) -> dict[LaunchKind, Sums]:
-        lane = self._lane(pick.count)
-        sums = self.lanes[lane].plus(pick.start, pick.count, pick.mode, sign)
-        return {**self.lanes, lane: sums}
+    def _with(self, pick: _Pick) -> _Lanes:
+        return _moved(self.lanes, self._lane(pick.count), pick)
 
     def _launch_ms(self, kind: LaunchKind, sums: Sums) -> float:
         if not sums.rows:
@@ -158,35 +162,57 @@ class Composer:
         fills up the next step anyway, or if it runs for less there than the padding here."""
         sums, buckets = self.lanes["prefill"], self.config.buckets
         down = buckets.below(sums.tokens, sums.rows)
-        cut = sums.tokens - down
         if not down or buckets.key("prefill", sums.tokens, sums.rows).num_tokens == sums.tokens:
             return
-        long = (p for p in reversed(self.picks.values()) if p.count - cut >= _MIN_PREFILL)
-        if (pick := next(long, None)) is None:
-            return
-        padded_ms = self.price_ms(self.lanes)
-        self.lanes = self._lanes_with(pick, sign=-1)
-        short = self.picks[pick.seq.seq_id] = _Pick(pick.seq, pick.start, pick.count - cut)
-        trimmed = self._lanes_with(short)
-        rest = Sums().plus(short.start + short.count, cut, pick.mode)
-        full_ms = self.price_ms(trimmed) + self._launch_ms(self._lane(cut), rest)
-        if self._has_more(pick) or full_ms < padded_ms:
-            self.lanes = trimmed
-        else:
-            self.picks[pick.seq.seq_id] = pick
-            self.lanes = self._lanes_with(pick)
+        cuts = self._cuts(sums.tokens - down)
+        lanes, rest = self.lanes, Sums()
+        for pick, kept in cuts:
+            lanes = _moved(lanes, "prefill", pick, -1)
+            if kept:
+                lanes = _moved(lanes, "prefill", replace(pick, count=kept))
+            rest = rest.plus(pick.start + kept, pick.count - kept, pick.mode)
+        rest_ms = self._launch_ms("decode" if rest.tokens == rest.rows else "prefill", rest)
+        if self._has_more(cuts) or self.price_ms(lanes) + rest_ms < self.price_ms(self.lanes):
+            self.lanes = lanes
+            for pick, kept in cuts:
+                self._keep(pick, kept)
 
-    def _has_more(self, pick: _Pick) -> bool:
-        """True if the next step has prompts to compute beside what may be cut off ``pick``."""
-        unfinished = any(not p.samples for p in self.picks.values() if p is not pick)
+    def _cuts(self, excess: int) -> list[tuple[_Pick, int]]:
+        """The last chunks, and what is left of each, so that ``excess`` tokens are cut off; none
+        where one token would be left of a chunk."""
+        cuts = []
+        for pick in reversed(self.picks.values()):
+            if excess and self._lane(pick.count) == "prefill":
+                kept = max(pick.count - excess, 0)
+                excess -= pick.count - kept
+                cuts.append((pick, kept))
+        return [] if any(kept == 1 for _, kept in cuts) else cuts
+
+    def _keep(self, pick: _Pick, kept: int) -> None:
+        """Shorten a pick, or take it back."""
+        seq_id = pick.seq.seq_id
+        if kept:
+            self.picks[seq_id] = replace(pick, count=kept)
+            return
+        del self.picks[seq_id]
+        if seq_id in self.admitted:
+            self.admitted.remove(seq_id)
+
+    def _has_more(self, cuts: list[tuple[_Pick, int]]) -> bool:
+        """True if the next step has prompts to compute beside what may be cut off."""
+        whole = {pick.seq.seq_id for pick, _ in cuts if pick.samples}
+        unfinished = any(
+            not p.samples and not p.seq.is_decoding
+            for p in self.picks.values()
+            if p.seq.seq_id not in whole
+        )
         left_out = any(
             not seq.is_decoding and seq.seq_id not in self.picks for seq in self.residents
         )
-        admissible = self.num_free_slots > 0 and any(not s.is_held for s in self._unadmitted())
-        return not pick.samples or unfinished or left_out or admissible
-
-    def _unadmitted(self) -> Iterator[SequenceView]:
-        return (seq for seq in self.view.waiting if seq.seq_id not in self.picks)
+        admissible = self.num_free_slots > 0 and any(
+            seq.seq_id not in self.picks and not seq.is_held for seq in self.view.waiting
+        )
+        return unfinished or left_out or admissible
 
     def _wanted(self, seq: SequenceView) -> int:
         """Blocks for all its tokens and for the headroom it may still grow by."""
@@ -201,7 +227,7 @@ class Composer:
             return False
         victim = self.residents.pop()
         if pick := self.picks.pop(victim.seq_id, None):
-            self.lanes = self._lanes_with(pick, sign=-1)
+            self.lanes = _moved(self.lanes, self._lane(pick.count), pick, -1)
             self.num_available += self._new_blocks(victim, pick.count)
             self.num_promised += self._new_blocks(victim, pick.count)
         self.num_promised -= self._wanted(victim) - len(victim.blocks)

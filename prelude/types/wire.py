@@ -49,9 +49,11 @@ class EngineStats(msgspec.Struct, frozen=True, array_like=True):
     wasted_tokens: int = 0
     programs_ready: int = 0
     programs_total: int = 0
+    programs_missed: int = 0
     step_ms: float = 0.0
     step_price_ms: float = 0.0
     overhead_ms: float = 0.0
+    price_error: float = 0.0
 
 
 class StepEvents(msgspec.Struct, frozen=True, tag="step"):
