@@ -46,6 +46,12 @@ class LinearBackend(StrEnum):
     torch = "torch"
 
 
+class Overlap(StrEnum):
+    auto = "auto"
+    on = "on"
+    off = "off"
+
+
 class Policy(StrEnum):
     fcfs = "fcfs"
 
@@ -79,6 +85,7 @@ class RunnerConfig:
     device: Device = Device.auto  # auto: cuda where there is one, else cpu
     threads: int | None = None  # CPU compute threads; default: all cores, one for a tiny model
     max_seqs: int = 64  # slots: sequences that may be resident at once
+    overlap: Overlap = Overlap.auto  # plan a step while one runs; auto: on CUDA, where it pays
     linear: LinearBackend = LinearBackend.auto  # few rows; auto: cpu where it compiles, else torch
 
 

@@ -9,6 +9,7 @@ from prelude.conf.schema import BatcherConfig, CacheConfig
 from prelude.engine.core import EngineCore
 from prelude.engine.steplog import StepLog
 from prelude.runner.fake import FakeRunner, NextToken, next_token
+from prelude.runner.protocol import Runner
 from prelude.types.plan import Plan, Row, StepOutput
 from prelude.types.request import Request, SamplingParams, TokenEvent
 
@@ -71,7 +72,7 @@ def make_core(
     max_seqs: int = 8,
     prefix: bool = True,
     clock: Clock | None = None,
-    runner: FakeRunner | None = None,
+    runner: Runner | None = None,
     log: StepLog | None = None,
     depth: int = 1,
     model: NextToken | None = None,

@@ -1,5 +1,6 @@
-"""The same requests in an engine with little memory and in one with plenty: token for token, stop
-for stop the same, whatever was chunked, cached, shared, evicted and computed again."""
+"""The same requests in an engine with little memory and in one with plenty, with and without
+overlap: token for token, stop for stop the same, whatever was chunked, cached, shared, evicted,
+computed again or planned ahead."""
 
 import random
 from pathlib import Path
@@ -68,8 +69,11 @@ def story(events: list[TokenEvent]) -> tuple[list[int], str | None, int | None]:
     return tokens, events[-1].finish_reason, events[-1].stop_reason
 
 
+@pytest.mark.parametrize("overlap", ["off", "on"], ids=["plain", "overlap"])
 @pytest.mark.parametrize("prefix", [True, False], ids=["prefix", "no-prefix"])
-def test_memory_pressure_changes_no_answer(prefix: bool, tmp_path: Path) -> None:
+def test_memory_pressure_and_overlap_change_no_answer(
+    prefix: bool, overlap: str, tmp_path: Path
+) -> None:
     save_checkpoint(tmp_path, "qwen3")
     rng = random.Random(5)
     requests = [
@@ -77,7 +81,8 @@ def test_memory_pressure_changes_no_answer(prefix: bool, tmp_path: Path) -> None
         for uid, prompt in enumerate(mixed_prompts(30, 60, 97, seed=5))
     ]
     roomy = answers(open_engine(tmp_path, ROOMY), requests)
-    pressed_core = open_engine(tmp_path, PRESSED | {"cache.prefix": prefix})
+    options = {"cache.prefix": prefix, "runner.overlap": overlap}
+    pressed_core = open_engine(tmp_path, PRESSED | options)
     torch.set_num_threads(1)
     pressed = answers(pressed_core, requests)
     assert pressed_core.stats().num_preemptions > 0

@@ -11,7 +11,7 @@ import torch
 
 from prelude.cache.layout import KVLayout
 from prelude.cache.sizing import PoolSize, host_memory_bytes, size_pool
-from prelude.conf.schema import Config, Device, Dtype, LoadFormat
+from prelude.conf.schema import Config, Device, Dtype, LoadFormat, Overlap
 from prelude.engine.core import EngineCore
 from prelude.engine.steplog import StepLog
 from prelude.graphs.pool import LayerPrograms, cache_dir
@@ -23,6 +23,8 @@ from prelude.models.loading import load_decoder, random_decoder
 from prelude.models.paths import resolve_model_path
 from prelude.models.spec import ModelSpec, read_config, read_spec
 from prelude.runner.model import ModelRunner
+from prelude.runner.protocol import Runner
+from prelude.runner.threaded import ThreadedRunner
 from prelude.types.wire import EngineInfo
 
 logger = logging.getLogger(__name__)
@@ -79,7 +81,7 @@ def build_engine(
             threads=threads,
         )
     with phase("measuring prices"):
-        runner = ModelRunner(
+        runner: Runner = ModelRunner(
             decoder,
             layout,
             num_blocks=size.num_blocks,
@@ -88,6 +90,8 @@ def build_engine(
             device=device,
             programs=programs,
         )
+    if config.runner.overlap == Overlap.on:
+        runner = ThreadedRunner(runner)
     eos_ids = read_eos_ids(folder) if folder else spec.eos_ids
     core = EngineCore(
         runner,
