@@ -8,7 +8,7 @@ from prelude.batcher.fcfs import fcfs
 from prelude.batcher.view import PolicyState, PrefixHit, ScheduleConfig, SequenceView
 from prelude.types.plan import Plan
 from prelude.types.prices import Curve, PriceTable
-from prelude.types.request import Request, SamplingParams
+from prelude.types.request import Request, SampleMode, SamplingParams
 
 # One millisecond a launch and one for each new token.
 PRICES = PriceTable(Curve((1, 1000), (2.0, 1001.0)))
@@ -29,6 +29,10 @@ class Seq:
     request: Request = field(
         default_factory=lambda: Request(uid=0, prompt_ids=[1], params=SamplingParams(temperature=0))
     )
+
+    @property
+    def sample_mode(self) -> SampleMode:
+        return self.request.params.sample_mode
 
     @property
     def num_pending(self) -> int:

@@ -9,7 +9,10 @@ it is full, and ``settle`` decides about what is left over.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from operator import attrgetter
+
+import msgspec
 
 from prelude.batcher.view import PrefixHit, ScheduleConfig, SequenceView, SystemView
 from prelude.types.plan import BucketKey, Launch, LaunchKind, Plan, Row
@@ -19,19 +22,21 @@ from prelude.types.request import SampleMode
 _Lanes = dict[LaunchKind, Sums]  # the launches of a step
 
 
-@dataclass(frozen=True, slots=True)
-class _Pick:
+_age = attrgetter("seq_id")
+
+
+class _Pick(msgspec.Struct, frozen=True):
+    """``mode`` is None where the last new token is not sampled."""
+
     seq: SequenceView
     start: int
     count: int
+    mode: SampleMode | None
 
-    @property
-    def samples(self) -> bool:
-        return self.start + self.count == self.seq.num_tokens
-
-    @property
-    def mode(self) -> SampleMode | None:
-        return self.seq.request.params.sample_mode if self.samples else None
+    @classmethod
+    def of(cls, seq: SequenceView, start: int, count: int) -> "_Pick":
+        samples = start + count == seq.num_tokens
+        return cls(seq, start, count, seq.sample_mode if samples else None)
 
 
 def _moved(lanes: _Lanes, lane: LaunchKind, pick: _Pick, sign: int = 1) -> _Lanes:
@@ -55,18 +60,24 @@ class Composer:
     admitted: list[int] = field(default_factory=list)
     preempted: list[int] = field(default_factory=list)
     residents: list[SequenceView] = field(default_factory=list)
-    num_promised: int = 0  # blocks that residents will want soon, out of those available
+    decoding: list[SequenceView] = field(default_factory=list)
+    prefilling: list[SequenceView] = field(default_factory=list)
+    num_wanted: int | None = None  # blocks that residents will want soon; counted when asked
+    num_granted: int = 0  # of those, given by this plan
+    num_reserved: int = 0  # blocks that who is admitted now will want soon
     limit_ms: float = 0.0
     limit_tokens: int = 0
 
     def __post_init__(self) -> None:
         self.num_available = self.view.num_available_blocks
         self.num_free_slots = self.view.num_free_slots
-        self.residents = sorted(self.view.running, key=lambda seq: seq.seq_id)
-        self.num_promised = sum(self._wanted(s) - len(s.blocks) for s in self.residents)
-        self.lanes["prefill"] = Sums()
+        self.residents = sorted(self.view.running, key=_age)
+        self.decoding = [seq for seq in self.residents if seq.is_decoding]
+        if len(self.decoding) < len(self.residents):
+            self.prefilling = [seq for seq in self.residents if not seq.is_decoding]
         if not self.config.mix:
             self.lanes["decode"] = Sums()
+        self.lanes["prefill"] = Sums()
         self.share(1.0)
 
     def share(self, fraction: float) -> None:
@@ -90,11 +101,33 @@ class Composer:
         low, high = min(at_least, limit), limit
         while low < high:
             middle = (low + high + 1) // 2
-            if self.price_ms(self._with(_Pick(seq, start, middle))) <= self.limit_ms:
+            if self.price_ms(self._with(_Pick.of(seq, start, middle))) <= self.limit_ms:
                 low = middle
             else:
                 high = middle - 1
         return max(low, 0)
+
+    def decode(self) -> None:
+        """Give every resident that decodes its token; one by one, the oldest first, only where
+        blocks are short."""
+        size, picks = self.view.block_size, self.picks
+        growing = sum(seq.num_computed == len(seq.blocks) * size for seq in self.decoding)
+        if growing > self.num_available:
+            for seq in self.decoding:
+                if seq.seq_id not in self.preempted:
+                    self.add_resident(seq, 1)
+            return
+        ctx = 0
+        modes = []
+        for seq in self.decoding:
+            start, mode = seq.num_computed, seq.sample_mode
+            picks[seq.seq_id] = _Pick(seq, start, 1, mode)
+            ctx += start + 1
+            modes.append(mode)
+        lane = self._lane(1)
+        self.lanes[lane] = self.lanes[lane].plus_decodes(ctx, modes)
+        self.num_available -= growing
+        self.num_granted += growing
 
     def add_resident(self, seq: SequenceView, count: int) -> int:
         """Give a resident sequence ``count`` new tokens, evicting younger ones if blocks are
@@ -109,14 +142,17 @@ class Composer:
             needed = self._new_blocks(seq, count) if count > 0 else 0
         if count > 0:
             self._pick(seq, seq.num_computed, count, needed)
-            self.num_promised -= needed
+            self.num_granted += needed
         return max(count, 0)
 
     def fits(self, seq: SequenceView, hit: PrefixHit) -> bool:
         """True if a waiting sequence has room beside what residents were promised: it will not be
         evicted again at once."""
+        if self.num_wanted is None:
+            self.num_wanted = sum(self._wanted(s) - len(s.blocks) for s in self.residents)
+        promised = self.num_wanted - self.num_granted + self.num_reserved
         needed = self._wanted(seq) - hit.num_blocks + hit.num_warm
-        return needed + max(self.num_promised, 0) <= self.num_available
+        return needed + max(promised, 0) <= self.num_available
 
     def admit(self, seq: SequenceView, hit: PrefixHit, count: int) -> None:
         """Make a waiting sequence resident with a first chunk of ``count`` tokens."""
@@ -124,7 +160,7 @@ class Composer:
         self.num_free_slots -= 1
         self.admitted.append(seq.seq_id)
         self._pick(seq, hit.num_tokens, count, blocks + hit.num_warm)
-        self.num_promised += self._wanted(seq) - hit.num_blocks - blocks
+        self.num_reserved += self._wanted(seq) - hit.num_blocks - blocks
 
     def plan(self) -> Plan:
         self._settle()
@@ -139,7 +175,7 @@ class Composer:
         )
 
     def _pick(self, seq: SequenceView, start: int, count: int, blocks: int) -> None:
-        pick = self.picks[seq.seq_id] = _Pick(seq, start, count)
+        pick = self.picks[seq.seq_id] = _Pick.of(seq, start, count)
         self.lanes = self._with(pick)
         self.num_available -= blocks
 
@@ -169,7 +205,7 @@ class Composer:
         for pick, kept in cuts:
             lanes = _moved(lanes, "prefill", pick, -1)
             if kept:
-                lanes = _moved(lanes, "prefill", replace(pick, count=kept))
+                lanes = _moved(lanes, "prefill", _Pick.of(pick.seq, pick.start, kept))
             rest = rest.plus(pick.start + kept, pick.count - kept, pick.mode)
         rest_ms = self._launch_ms("decode" if rest.tokens == rest.rows else "prefill", rest)
         if self._has_more(cuts) or self.price_ms(lanes) + rest_ms < self.price_ms(self.lanes):
@@ -192,7 +228,7 @@ class Composer:
         """Shorten a pick, or take it back."""
         seq_id = pick.seq.seq_id
         if kept:
-            self.picks[seq_id] = replace(pick, count=kept)
+            self.picks[seq_id] = _Pick.of(pick.seq, pick.start, kept)
             return
         del self.picks[seq_id]
         if seq_id in self.admitted:
@@ -200,15 +236,13 @@ class Composer:
 
     def _has_more(self, cuts: list[tuple[_Pick, int]]) -> bool:
         """True if the next step has prompts to compute beside what may be cut off."""
-        whole = {pick.seq.seq_id for pick, _ in cuts if pick.samples}
+        whole = {pick.seq.seq_id for pick, _ in cuts if pick.mode}
         unfinished = any(
-            not p.samples and not p.seq.is_decoding
+            not p.mode and not p.seq.is_decoding
             for p in self.picks.values()
             if p.seq.seq_id not in whole
         )
-        left_out = any(
-            not seq.is_decoding and seq.seq_id not in self.picks for seq in self.residents
-        )
+        left_out = any(seq.seq_id not in self.picks for seq in self.prefilling)
         admissible = self.num_free_slots > 0 and any(
             seq.seq_id not in self.picks and not seq.is_held for seq in self.view.waiting
         )
@@ -229,19 +263,21 @@ class Composer:
         if pick := self.picks.pop(victim.seq_id, None):
             self.lanes = _moved(self.lanes, self._lane(pick.count), pick, -1)
             self.num_available += self._new_blocks(victim, pick.count)
-            self.num_promised += self._new_blocks(victim, pick.count)
-        self.num_promised -= self._wanted(victim) - len(victim.blocks)
+            self.num_granted -= self._new_blocks(victim, pick.count)
+        self.num_wanted = None
         self.num_available += self.view.reclaimable(victim)
         self.preempted.append(victim.seq_id)
         return True
 
     def _launches(self) -> Iterator[Launch]:
-        for lane in ("decode", "prefill"):
-            picks = [pick for pick in self.picks.values() if self._lane(pick.count) == lane]
-            if picks:
-                sums = self.lanes[lane]
+        for lane, sums in self.lanes.items():
+            if sums.rows:
                 rows = tuple(
-                    Row(p.seq.seq_id, -1, p.start, p.count, samples=p.samples) for p in picks
+                    [
+                        Row(p.seq.seq_id, -1, p.start, p.count, (), p.mode is not None)
+                        for p in self.picks.values()
+                        if self.config.mix or (p.count == 1) == (lane == "decode")
+                    ]
                 )
                 yield Launch(self._key(sums), rows, self._launch_ms(lane, sums))
 
@@ -253,10 +289,9 @@ class Composer:
         """Steps until a pure decode plan would change by itself: a row ends or needs a block."""
         if self.admitted or self.preempted or not self.picks:
             return 1
+        if any(seq.seq_id in self.picks for seq in self.prefilling):
+            return 1
         size = self.view.block_size
-        steps = [
-            min(p.seq.num_remaining, len(p.seq.blocks) * size - p.seq.num_computed)
-            for p in self.picks.values()
-            if p.seq.is_decoding
-        ]
-        return max(min(steps), 1) if len(steps) == len(self.picks) else 1
+        rows = [pick.seq for pick in self.picks.values()]
+        room = min([len(seq.blocks) * size - seq.num_computed for seq in rows])
+        return max(min(room, min([seq.num_remaining for seq in rows])), 1) if room > 1 else 1

@@ -22,8 +22,8 @@ def fcfs(
     """See ``Policy``. Age is ``seq_id``: preempted sequences keep their place."""
     streaming = any(seq.is_decoding for seq in view.running)
     step = Composer(view, prices, config, config.step_ms if streaming else config.idle_step_ms)
-    _decode(step)
-    partial = any(not seq.is_decoding for seq in step.residents)
+    step.decode()
+    partial = any(seq.seq_id not in step.preempted for seq in step.prefilling)
     step.share(0.5 if partial else 1.0)
     bypassed = _admit(step, dict(state.bypassed), at_least=0 if partial else config.min_chunk)
     step.share(1.0)
@@ -31,16 +31,10 @@ def fcfs(
     return step.plan(), PolicyState(bypassed)
 
 
-def _decode(step: Composer) -> None:
-    for seq in list(step.residents):
-        if seq.is_decoding and seq.seq_id not in step.preempted:
-            step.add_resident(seq, 1)
-
-
 def _continue_prefill(step: Composer) -> None:
     prefilled = False
-    for seq in list(step.residents):
-        if seq.is_decoding or seq.seq_id in step.preempted:
+    for seq in step.prefilling:
+        if seq.seq_id in step.preempted:
             continue
         at_least = 0 if prefilled else step.config.min_chunk
         count = step.chunk(seq, seq.num_computed, at_least)

@@ -238,7 +238,7 @@ class Ledger:
     def _cached(self, seq: Sequence) -> list[int]:
         """Blocks of the prefix index, looked up again only when the index has changed."""
         if seq.hit_version != self.pool.version:
-            limit = (seq.num_tokens - 1) // self.block_size
+            limit = (len(seq.token_ids) - 1) // self.block_size
             chain = islice(seq.chain(self.block_size), limit)
             seq.hit = self.pool.match(chain, seq.token_ids, known=seq.hit)
             seq.hit_version = self.pool.version
@@ -285,7 +285,7 @@ class Ledger:
         decodes = row.num_tokens == 1 and seq.is_decoding
         tokens = () if decodes else tuple(seq.token_ids[row.start : end])
         seq.num_computed = end
-        seq.num_unknown += row.samples
+        seq.num_tokens += row.samples
         return Row(row.seq_id, seq.slot, row.start, row.num_tokens, tokens, row.samples)
 
     def _publish(self, seq: Sequence, num_tokens: int) -> None:

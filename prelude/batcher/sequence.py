@@ -3,7 +3,13 @@
 from dataclasses import dataclass, field
 
 from prelude.cache.pool import Digest, extend_digest, root_digest
-from prelude.types.request import FinishReason, Request, SamplingParams, TokenLogprobs
+from prelude.types.request import (
+    FinishReason,
+    Request,
+    SampleMode,
+    SamplingParams,
+    TokenLogprobs,
+)
 
 NO_SLOT = -1
 
@@ -11,7 +17,7 @@ NO_SLOT = -1
 @dataclass(slots=True, eq=False)
 class Sequence:
     """Choice ``index`` of a request. ``token_ids`` is prompt and output as far as it is known; the
-    ``num_unknown`` tokens after it are being sampled by steps under way. The first ``num_computed``
+    rest of the ``num_tokens`` is being sampled by steps under way. The first ``num_computed``
     tokens have KV in ``blocks``, or will have once those steps have run; of the first
     ``num_settled`` it is certain. A sequence without a slot has no KV.
 
@@ -27,10 +33,11 @@ class Sequence:
     eos_ids: tuple[int, ...]
     leader: "Sequence | None" = None
     params: SamplingParams = field(init=False)
+    sample_mode: SampleMode = field(init=False)
     stop_ids: frozenset[int] = field(init=False)
     token_ids: list[int] = field(init=False)
     num_prompt: int = field(init=False)
-    num_unknown: int = 0
+    num_tokens: int = field(init=False)  # of prompt and output, those being sampled included
     num_computed: int = 0
     num_settled: int = 0
     slot: int = NO_SLOT
@@ -48,14 +55,10 @@ class Sequence:
 
     def __post_init__(self) -> None:
         self.params = self.request.params
+        self.sample_mode = self.params.sample_mode
         self.stop_ids = frozenset((*self.eos_ids, *self.params.stop_token_ids))
         self.token_ids = list(self.request.prompt_ids)
-        self.num_prompt = len(self.token_ids)
-
-    @property
-    def num_tokens(self) -> int:
-        """Of prompt and output, those being sampled included."""
-        return len(self.token_ids) + self.num_unknown
+        self.num_prompt = self.num_tokens = len(self.token_ids)
 
     @property
     def num_output(self) -> int:
@@ -65,11 +68,11 @@ class Sequence:
     @property
     def num_pending(self) -> int:
         """Tokens whose KV no step computes yet; 1 for a sequence that decodes."""
-        return len(self.token_ids) + self.num_unknown - self.num_computed
+        return self.num_tokens - self.num_computed
 
     @property
     def is_decoding(self) -> bool:
-        num_tokens = len(self.token_ids) + self.num_unknown
+        num_tokens = self.num_tokens
         return (
             num_tokens - self.num_computed == 1
             and num_tokens > self.num_prompt
@@ -80,7 +83,7 @@ class Sequence:
     def num_remaining(self) -> int:
         """Output tokens it may still produce, beyond those being sampled; 0 for a sequence that
         ends when the steps under way have run."""
-        return self.max_tokens - self.num_tokens + self.num_prompt
+        return self.max_tokens + self.num_prompt - self.num_tokens
 
     @property
     def wants_prompt_logprobs(self) -> bool:

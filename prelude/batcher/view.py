@@ -8,7 +8,7 @@ from typing import Protocol
 from prelude.graphs.buckets import Buckets
 from prelude.types.plan import Plan
 from prelude.types.prices import PriceTable
-from prelude.types.request import Request
+from prelude.types.request import Request, SampleMode
 
 
 class SequenceView(Protocol):
@@ -18,6 +18,8 @@ class SequenceView(Protocol):
     def seq_id(self) -> int: ...
     @property
     def request(self) -> Request: ...
+    @property
+    def sample_mode(self) -> SampleMode: ...
     @property
     def num_tokens(self) -> int: ...
     @property

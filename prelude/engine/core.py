@@ -198,7 +198,6 @@ class EngineCore:
 
     def _append(self, seq: Sequence, sampled: Sampled) -> TokenEvent:
         seq.token_ids.append(sampled.token_id)
-        seq.num_unknown -= 1
         self._output_tokens += 1
         now_s = self.ledger.now_s
         is_first = seq.first_token_s is None

@@ -46,6 +46,19 @@ class Sums(NamedTuple):
             self.adjusted + sign * (mode == "full"),
         )
 
+    def plus_decodes(self, ctx: int, modes: Sequence[SampleMode]) -> "Sums":
+        """With one more row of one token for each of ``modes``; they read ``ctx`` KV tokens."""
+        num, num_greedy = len(modes), modes.count("greedy")
+        return Sums(
+            self.tokens + num,
+            self.rows + num,
+            self.ctx + ctx,
+            self.pairs,
+            self.sampled + num,
+            self.drawn + num - num_greedy,
+            self.adjusted + (modes.count("full") if num_greedy < num else 0),
+        )
+
     def minus(self, start: int, count: int, mode: SampleMode | None = None) -> "Sums":
         return self.plus(start, count, mode, sign=-1)
 
