@@ -1,0 +1,31 @@
+"""The Triton kernels, on a GPU where there is one and else in Triton's interpreter.
+
+The interpreter must be chosen before Triton is imported, so ``tests/triton`` runs in a process of
+its own; run ``TRITON_INTERPRET=1 pytest tests/triton`` to see one of its tests alone.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+pytest.importorskip("triton")
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="tests/triton runs on the GPU itself")
+def test_kernels_in_the_interpreter() -> None:
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "tests/triton"]
+    environment = os.environ | {"TRITON_INTERPRET": "1"}
+    run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert run.returncode == 0, run.stdout + run.stderr
+
+
+def test_who_has_no_gpu_needs_no_triton() -> None:
+    """Nothing outside the folder imports it at module level."""
+    code = "import sys, prelude.llm, prelude.runner.model; print('triton' in sys.modules)"
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert run.stdout.strip() == "False", run.stderr
