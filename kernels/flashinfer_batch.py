@@ -57,7 +57,7 @@ def lay_out(
     cu_q, ctx_lens, block_tables = rows
     given = len(ctx_lens)
     num_spare = num_tokens - int(cu_q[-1])
-    fits = 0 <= num_spare and given + (num_spare > 0) <= num_rows < len(batch.kv_indptr)
+    fits = num_spare >= 0 and given + (num_spare > 0) <= num_rows < len(batch.kv_indptr)
     if not fits:
         raise ValueError(f"{given} rows of {cu_q[-1]} tokens, planned as {num_rows}, {num_tokens}")
     lens = batch.kv_lens[:num_rows]
