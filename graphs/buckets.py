@@ -56,8 +56,9 @@ class Buckets:
         return bool(self.decode)
 
     def prefill_rows(self, num_tokens: int) -> int:
-        """Rows of the prefill bucket of ``num_tokens``."""
-        return min(max(num_tokens // _TOKENS_A_ROW, _MIN_ROWS), self.max_rows, num_tokens)
+        """Rows of the prefill bucket of ``num_tokens``: fewer than tokens, for a launch of as many
+        rows as tokens is a decode launch."""
+        return min(max(num_tokens // _TOKENS_A_ROW, _MIN_ROWS), self.max_rows, num_tokens - 1)
 
     def key(
         self, kind: LaunchKind, num_tokens: int, num_rows: int, mode: SampleMode = "greedy"
