@@ -55,7 +55,7 @@ class Service:
     """What is served, and the roof above it."""
 
     def __init__(self, args: argparse.Namespace) -> None:
-        self.overrides = [f"model={args.model}", *slots(args), *args.override]
+        self.overrides = [model_override(args.model), *slots(args), *args.override]
         config = load_config(self.overrides)
         self.shape = config.model.hf_config or read_config(resolve_model_path(config.model.path))
         self.spec: ModelSpec = read_spec(self.shape)
@@ -70,6 +70,11 @@ def device_of(config: Config) -> str:
     if config.runner.device is Device.auto:
         return "cuda" if machine.accelerators() else "cpu"
     return config.runner.device.value
+
+
+def model_override(model: str) -> str:
+    """A checkpoint's folder, or the name of a model or shape."""
+    return f"model.path='{model}'" if Path(model).is_dir() else f"model={model}"
 
 
 def slots(args: argparse.Namespace) -> list[str]:
@@ -135,7 +140,7 @@ def level_of(
         load=load,
         server=name,
         floor=service_floor(service.spec, service.dtype, service.probe, result, in_flight),
-        published=published(args.workload, args.model, load) if name == OURS else {},
+        published=published(args.workload, service.spec, load) if name == OURS else {},
         result=result,
     )
 
@@ -185,7 +190,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--small", action="store_true", help=f"the same as {' '.join(SMALL)}")
-    parser.add_argument("--model", default="qwen3_0_6b", help="a model=NAME")
+    parser.add_argument("--model", default="qwen3_0_6b", help="a model=NAME, or a folder")
     parser.add_argument("--workload", default="prefill", help="a file in conf/bench/serve")
     parser.add_argument("--loads", nargs="+", type=float, default=list(LOADS))
     parser.add_argument("--requests", type=int, default=200, help="at least, of each load")

@@ -40,7 +40,7 @@ PUBLISHED = {
     },
 }
 PUBLISHED_WORKLOADS = ("headline", "headline_ids")
-PUBLISHED_MODEL = "qwen3_4b"
+PUBLISHED_SHAPE = (36, 2560, 9728)  # layers, hidden and intermediate size
 
 
 class Floor(msgspec.Struct, frozen=True):
@@ -98,8 +98,9 @@ def service_floor(
     )
 
 
-def published(workload: str, model: str, load: float) -> dict[str, tuple[float, float]]:
+def published(workload: str, spec: ModelSpec, load: float) -> dict[str, tuple[float, float]]:
     """Figures of the same workload and shape at this load; they hold on an H200."""
-    if workload not in PUBLISHED_WORKLOADS or model != PUBLISHED_MODEL:
+    shape = (spec.num_layers, spec.hidden_size, spec.intermediate_size)
+    if workload not in PUBLISHED_WORKLOADS or shape != PUBLISHED_SHAPE:
         return {}
     return {name: rows[int(load)] for name, rows in PUBLISHED.items() if load in rows}

@@ -53,6 +53,11 @@ def test_a_slot_for_each_request_in_flight() -> None:
     assert service.slots(service.parse(["--loads", "1"])) == ["runner.max_seqs=64"]
 
 
+def test_a_model_is_a_name_or_a_folder(tmp_path: Path) -> None:
+    assert service.model_override("qwen3_4b") == "model=qwen3_4b"
+    assert service.model_override(str(tmp_path)) == f"model.path='{tmp_path}'"
+
+
 @pytest.mark.parametrize(
     ("overrides", "accelerators", "device"),
     [([], [], "cpu"), ([], ["H200"], "cuda"), (["runner.device=cpu"], ["H200"], "cpu")],

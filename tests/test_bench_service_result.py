@@ -11,6 +11,7 @@ from prelude.models.spec import read_spec
 from tests.bench_results import PROBE, serve_result
 
 SPEC = read_spec(load_config(["model=qwen3_4b"]).model.hf_config)
+TINY = read_spec(load_config(["model=tiny"]).model.hf_config)
 # What was measured on an H200 before; bytes and operations are the shape's.
 H200 = msgspec.structs.replace(PROBE, device="H200", read_gb_s=4300.0, gemm_gflop_s=790e3)
 
@@ -58,13 +59,13 @@ def test_nothing_came_back() -> None:
 
 
 def test_published_figures_are_of_their_workload_and_shape() -> None:
-    rows = published("headline", "qwen3_4b", 96)
+    rows = published("headline", SPEC, 96)
     assert rows == {
         "Rust Prelude": (186.7, 481.2),
         "vLLM": (134.5, 577.5),
         "SGLang": (151.5, 555.5),
     }
-    assert published("headline_ids", "qwen3_4b", 1.0)["Rust Prelude"] == (70.5, 15.4)
-    assert published("prefill", "qwen3_4b", 96) == published("headline", "tiny", 96) == {}
-    assert published("headline", "qwen3_4b", 7) == {}
+    assert published("headline_ids", SPEC, 1.0)["Rust Prelude"] == (70.5, 15.4)
+    assert published("prefill", SPEC, 96) == published("headline", TINY, 96) == {}
+    assert published("headline", SPEC, 7) == {}
     assert all(set(rows) == {1, 4, 16, 64, 96, 128} for rows in PUBLISHED.values())

@@ -1,0 +1,230 @@
+"""The figures we are judged by, each with what was measured, written into benchmarks/README.md:
+
+    python -m benchmarks.figures
+
+A figure is read from a result file and quoted with that file's command; where there is no result,
+the word is "unmeasured". Nothing is typed by hand, so nothing can be an estimate.
+"""
+
+import json
+import shlex
+import statistics
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+BEGIN, END = "<!-- figures -->\n", "<!-- end of figures -->\n"
+UNMEASURED = "unmeasured"
+PEERS = "cpu/peers_qwen3_0_6b.json"
+H200 = "h200/h200.json"
+H200_COMMAND = "sh benchmarks/h200.sh"
+NAMES = {"llamacpp": "llama.cpp", "llamacpp-q8_0": "llama.cpp Q8_0", "vllm": "vLLM"}
+
+Document = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """``read`` makes a text of the result in ``file``; a ``KeyError`` or a ``LookupError`` says
+    that the result does not have it."""
+
+    where: str
+    what: str
+    required: str
+    aim: str
+    file: str
+    read: Callable[[Document], str]
+
+
+def part_of(document: Document, name: str) -> Document:
+    """The result of one part of the H200 run. Raises ``LookupError`` unless it was finished."""
+    part = document["parts"][name]
+    if part["status"] != 0 or part["result"] is None:
+        raise LookupError(name)
+    result: Document = part["result"]
+    return result
+
+
+def requests_a_second(load: int) -> Callable[[Document], str]:
+    def read(document: Document) -> str:
+        level = _level(document, load)
+        floor = level["floor"]["req_s"]
+        return f"{level['result']['total']['req_s']:.1f} (floor {floor:.0f})"
+
+    return read
+
+
+def median_ms(load: int) -> Callable[[Document], str]:
+    def read(document: Document) -> str:
+        level = _level(document, load)
+        p50 = level["result"]["total"]["e2e_ms"]["p50"]["value"]
+        return f"{p50:.1f} ms (floor {level['floor']['first_token_ms']:.1f})"
+
+    return read
+
+
+def _level(document: Document, load: int) -> Document:
+    levels = part_of(document, "prefill_512")["levels"]
+    found = [level for level in levels if level["load"] == load]
+    if not found:
+        raise LookupError(load)
+    level: Document = found[0]
+    return level
+
+
+def step_ms(name: str, batches: Sequence[int]) -> Callable[[Document], str]:
+    def read(document: Document) -> str:
+        timings = {timing["batch"]: timing for timing in part_of(document, name)["timings"]}
+        steps = " / ".join(f"{timings[batch]['step_ms']['p50']['value']:.2f}" for batch in batches)
+        floors = " / ".join(f"{timings[batch]['floor']['ms']:.2f}" for batch in batches)
+        return f"{steps} ms (floor {floors})"
+
+    return read
+
+
+def rates(phase: str, ours: str, *peers: str) -> Callable[[Document], str]:
+    """Ours with its share of the roof, then the peers that ran; medians over turns."""
+
+    def read(document: Document) -> str:
+        share = document["roof_shares"][ours][phase]
+        texts = [f"**{rate(document, ours):.1f}** tok/s, {share:.0%} of the roof"]
+        for peer in peers:
+            if peer in document["roof_shares"]:
+                texts.append(f"{NAMES.get(peer, peer)} {rate(document, peer):.1f}")
+        return "; ".join(texts)
+
+    def rate(document: Document, engine: str) -> float:
+        runs = [run for run in document["runs"] if run["engine"] == engine]
+        return statistics.median(float(run[f"{phase}_tok_s"]) for run in runs)
+
+    return read
+
+
+FP32 = ("prelude", "llamacpp", "vllm", "transformers")
+FIGURES = (
+    Figure(
+        "H200",
+        "Qwen3-4B shape, 512-token prompts, one output token, 96 in flight, requests/s",
+        "170",
+        "190",
+        H200,
+        requests_a_second(96),
+    ),
+    Figure("H200", "the same one at a time, p50 over HTTP", "10 ms", "7 ms", H200, median_ms(1)),
+    Figure(
+        "H200",
+        "Qwen3-8B shape, decode batch 1 / 32, context 1k",
+        "4.3 / 6.3 ms",
+        "4.0 / 5.5 ms",
+        H200,
+        step_ms("decode_8b", (1, 32)),
+    ),
+    Figure(
+        "H200",
+        "Qwen3-4B shape, decode batch 1, context 1k",
+        "2.6 ms",
+        "2.3 ms",
+        H200,
+        step_ms("decode_4b", (1,)),
+    ),
+    Figure(
+        "CPU",
+        "0.6B shape fp32, one stream",
+        "85 % of the roof",
+        "ahead of llama.cpp",
+        PEERS,
+        rates("decode", *FP32),
+    ),
+    Figure(
+        "CPU",
+        "0.6B shape fp32, 16 streams",
+        "2.5x vLLM",
+        "4x, ahead of llama.cpp",
+        PEERS,
+        rates("streams", *FP32),
+    ),
+    Figure(
+        "CPU",
+        "0.6B shape fp32, 512-token prompt",
+        "70 % of the roof, 1.9x vLLM, ahead of llama.cpp",
+        "85 %",
+        PEERS,
+        rates("prefill", *FP32),
+    ),
+    Figure(
+        "CPU",
+        "0.6B shape int8, one stream",
+        "ahead of llama.cpp Q8_0",
+        "85 % of the roof",
+        PEERS,
+        rates("decode", "prelude-int8", "llamacpp-q8_0"),
+    ),
+    Figure(
+        "CPU",
+        "0.6B shape, first token of a warm start",
+        "6 s",
+        "3 s",
+        "cpu/startup_qwen3_0_6b.json",
+        lambda document: f"{document['warm']['first_token_s']:.1f} s",
+    ),
+    Figure(
+        "both",
+        "engine time outside programs, a step of 32 rows",
+        "300 µs",
+        "150 µs",
+        "cpu/host_time.json",
+        lambda document: f"{document['step_us']['32']['total']:.0f} µs",
+    ),
+)
+
+
+def row(figure: Figure, results: Path) -> str:
+    """One line of the table."""
+    measured, command = UNMEASURED, ""
+    path = results / figure.file
+    if path.exists():
+        document = json.loads(path.read_text())
+        try:
+            measured = figure.read(document) + _noise(document)
+            command = f"`{_command(document)}`"
+        except LookupError:
+            pass
+    cells = (figure.where, figure.what, figure.required, figure.aim, measured, command)
+    return f"| {' | '.join(cells)} |\n"
+
+
+def _noise(document: Document) -> str:
+    quiet = document.get("environment", {}).get("quiet", True)
+    return "" if quiet else " (the machine was not quiet)"
+
+
+def _command(document: Document) -> str:
+    if "parts" in document:
+        return H200_COMMAND
+    words = document["environment"]["command"][1:]
+    return shlex.join(["python", *words])
+
+
+def table(results: Path = HERE / "results") -> str:
+    head = "| where | what | required | aim | measured | command |\n|---|---|---|---|---|---|\n"
+    return head + "".join(row(figure, results) for figure in FIGURES)
+
+
+def written(page: str, results: Path = HERE / "results") -> str:
+    """The page with the table between its marks brought up to date."""
+    before, rest = page.split(BEGIN)
+    _, after = rest.split(END)
+    return f"{before}{BEGIN}{table(results)}{END}{after}"
+
+
+def main() -> int:
+    path = HERE / "README.md"
+    path.write_text(written(path.read_text()))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
