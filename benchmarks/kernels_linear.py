@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from prelude.kernels.linear import StreamedLinear
+from prelude.kernels.linear import CpuLinear
 
 SET_BYTES = 640_000_000
 SHAPES = ((1024, 3072), (3072, 1024), (151_936, 1024))  # outputs, inputs
@@ -46,7 +46,7 @@ class Result:
 
 
 def measure(
-    streamed: StreamedLinear, weights: list[Tensor], rows: int, threads: int, rounds: int
+    streamed: CpuLinear, weights: list[Tensor], rows: int, threads: int, rounds: int
 ) -> Result:
     torch.set_num_threads(threads)
     outputs, inputs = weights[0].shape
@@ -101,7 +101,7 @@ def main() -> None:
     args = parser.parse_args()
     results: list[Result] = []
     with tempfile.TemporaryDirectory() as folder:
-        streamed = StreamedLinear(Path(folder))
+        streamed = CpuLinear(Path(folder))
         for outputs, inputs in SHAPES:
             count = max(1, SET_BYTES // (4 * outputs * inputs))
             weights = [torch.randn(outputs, inputs) * inputs**-0.5 for _ in range(count)]

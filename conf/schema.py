@@ -28,6 +28,11 @@ class Dtype(StrEnum):
     float16 = "float16"
 
 
+class Weights(StrEnum):
+    auto = "auto"
+    int8 = "int8"
+
+
 class Capture(StrEnum):
     auto = "auto"
     eager = "eager"
@@ -70,6 +75,7 @@ class ModelConfig:
     path: str = "demo"  # folder with config.json and safetensors, or the name of a bundled model
     name: str | None = None  # served name; default: the folder's name
     dtype: Dtype = Dtype.auto  # auto: fp32 on CPU, the checkpoint's on CUDA
+    weights: Weights = Weights.auto  # of matrices; auto: as dtype; int8: rounded at load, CPU only
     max_len: int | None = None  # context limit in tokens; default: the checkpoint's, capped by KV
     load_format: LoadFormat = LoadFormat.auto  # random: weights from seed, no files but a shape
     seed: int = 0  # of random weights
@@ -86,7 +92,8 @@ class RunnerConfig:
     threads: int | None = None  # CPU compute threads; default: all cores, one for a tiny model
     max_seqs: int = 64  # slots: sequences that may be resident at once
     overlap: Overlap = Overlap.auto  # plan a step while one runs; auto: on CUDA, where it pays
-    linear: LinearBackend = LinearBackend.auto  # few rows; auto: cpu where it compiles, else torch
+    linear: LinearBackend = LinearBackend.auto  # auto: cpu where it compiles, else torch
+    batch_invariant: bool = False  # the same bits whatever a request is batched or cached with
 
 
 @dataclass(slots=True)

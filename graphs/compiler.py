@@ -38,6 +38,7 @@ class LayerJob:
     spec: ModelSpec
     window: int
     dtype: torch.dtype
+    weights: torch.dtype
     block_size: int
     threads: int
     path: Path
@@ -96,7 +97,7 @@ def child_main() -> None:
     torch.set_num_threads(job.threads)  # Inductor bakes the number into its loops
     unfinished = job.path.with_suffix(f".{os.getpid()}.pt2")
     try:
-        compile_layer(job.spec, job.window, job.dtype, job.block_size, unfinished)
+        compile_layer(job.spec, job.window, job.dtype, job.weights, job.block_size, unfinished)
         os.replace(unfinished, job.path)
     finally:
         unfinished.unlink(missing_ok=True)

@@ -22,7 +22,7 @@ from prelude.models.spec import ModelSpec
 
 # What the compiled code depends on beside the layer's shape.
 _SOURCES = {
-    "prelude.models": ("decoder.py", "linear.py"),
+    "prelude.models": ("decoder.py",),
     "prelude.kernels": ("fused.py", "layer_ops.py", "attention.py", "linear.py"),
     "prelude.graphs": ("layer_program.py",),
 }
@@ -30,7 +30,12 @@ _EXAMPLE = {"tokens": 6, "rows": 3, "width": 4, "blocks": 16}
 
 
 def program_digest(
-    spec: ModelSpec, window: int, dtype: torch.dtype, block_size: int, threads: int
+    spec: ModelSpec,
+    window: int,
+    dtype: torch.dtype,
+    weights: torch.dtype,
+    block_size: int,
+    threads: int,
 ) -> str:
     """Names a package: equal digests mean that the compiled code is interchangeable."""
     layer = (
@@ -39,7 +44,7 @@ def program_digest(
         *(spec.qkv_bias, spec.o_bias, spec.mlp_bias, spec.qk_norm, spec.norm_placement),
     )
     machine = (torch.__version__, platform.machine(), torch.backends.cpu.get_cpu_capability())
-    text = repr((layer, window, str(dtype), block_size, threads, machine))
+    text = repr((layer, window, str(dtype), str(weights), block_size, threads, machine))
     source = "".join(
         (files(package) / name).read_text() for package, names in _SOURCES.items() for name in names
     )
@@ -47,21 +52,26 @@ def program_digest(
 
 
 def compile_layer(
-    spec: ModelSpec, window: int, dtype: torch.dtype, block_size: int, path: Path
+    spec: ModelSpec,
+    window: int,
+    dtype: torch.dtype,
+    weights: torch.dtype,
+    block_size: int,
+    path: Path,
 ) -> None:
     """Export and compile one layer to the package ``path`` (must end in .pt2). Takes tens of
     seconds of one core; needs a C++ compiler."""
     device = torch.device("cpu")
-    layer = DecoderLayer(spec, window, dtype, device)
+    layer = DecoderLayer(spec, window, dtype, device, weights)
     for parameter in layer.parameters():
         parameter.data.zero_()
     inputs, dims = _example(spec, dtype, block_size, device)
-    weights = list(layer.parameters())
+    parameters = list(layer.parameters())
     with torch.no_grad():
         exported = torch.export.export(
             _Region(layer),
-            (*inputs, weights),
-            dynamic_shapes=(*dims, [None] * len(weights)),
+            (*inputs, parameters),
+            dynamic_shapes=(*dims, [None] * len(parameters)),
             strict=False,
         )
         torch._inductor.aoti_compile_and_package(exported, package_path=str(path))

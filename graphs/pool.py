@@ -47,9 +47,11 @@ class LayerPrograms:
         spec: ModelSpec,
         *,
         dtype: torch.dtype,
+        weights: torch.dtype | None = None,
         block_size: int,
         threads: int,
     ) -> None:
+        weights = weights or dtype
         self._ready: dict[int, LayerProgram] = {}
         self._jobs: dict[int, Compilation] = {}
         self._total = 0
@@ -58,11 +60,11 @@ class LayerPrograms:
         folder = cache_dir(config) / "programs"
         for window in sorted(set(spec.windows)):
             self._total += 1
-            digest = program_digest(spec, window, dtype, block_size, threads)
+            digest = program_digest(spec, window, dtype, weights, block_size, threads)
             path = folder / f"layer-{digest}.pt2"
             if not self._load(window, path):
                 logger.info("compiling %s in the background", path.name)
-                job = LayerJob(spec, window, dtype, block_size, threads, path)
+                job = LayerJob(spec, window, dtype, weights, block_size, threads, path)
                 self._jobs[window] = Compilation(job)
         if not config.background:
             for compilation in self._jobs.values():
@@ -77,8 +79,10 @@ class LayerPrograms:
     def count(self) -> ProgramCount:
         return ProgramCount(len(self._ready), self._total)
 
-    def upkeep(self) -> None:
-        """Load finished packages: milliseconds. A failed compilation leaves eager code in place."""
+    def upkeep(self) -> bool:
+        """Load finished packages: milliseconds. A failed compilation leaves eager code in place.
+        True if other code runs from now on."""
+        num_ready = len(self._ready)
         for window, compilation in list(self._jobs.items()):
             if not compilation.is_done:
                 continue
@@ -93,6 +97,7 @@ class LayerPrograms:
                 )
             else:
                 logger.info("compiled program %s is in use", path.name)
+        return len(self._ready) > num_ready
 
     def close(self) -> None:
         for compilation in self._jobs.values():

@@ -55,13 +55,16 @@ def attend(
     torch.ops.prelude.attend(q, kv, meta.cu_q, meta.ctx_lens, meta.block_tables, scale, window, out)
 
 
-def select_backend(name: str = "auto", cache_dir: Path | None = None) -> str:
+def select_backend(
+    name: str = "auto", cache_dir: Path | None = None, *, invariant: bool = False
+) -> str:
     """Choose the CPU implementation of both ops for this process; returns the one chosen.
 
     ``cpu`` is the C++ backend, compiled into ``cache_dir`` at first use; ``torch`` needs no
     compiler and is slower; ``auto`` is cpu where it compiles, else torch with a warning. Until the
-    first call the ops run torch. Raises ``ValueError`` for another name, ``CompileError`` where
-    cpu was asked for and does not compile.
+    first call the ops run torch. ``invariant`` (cpu only, slower): a token's bits depend on its
+    context alone, however a prompt is cut into chunks. Raises ``ValueError`` for another name,
+    ``CompileError`` where cpu was asked for and does not compile.
     """
     if name not in BACKENDS:
         raise ValueError(f"attention.backend: {name!r} is not one of {', '.join(BACKENDS)}")
@@ -69,7 +72,7 @@ def select_backend(name: str = "auto", cache_dir: Path | None = None) -> str:
         _ACTIVE.use(name, attention_torch.append, attention_torch.attend)
         return name
     try:
-        backend = CpuAttention(cache_dir or default_cache_dir() / "kernels")
+        backend = CpuAttention(cache_dir or default_cache_dir() / "kernels", invariant)
     except CompileError as error:
         if name == "cpu":
             raise

@@ -19,7 +19,7 @@ _ATTEND_TYPES = (
     + [_INT] * 4
     + [_LONG] * 4
     + [ctypes.c_float]
-    + [_INT] * 2
+    + [_INT] * 3
 )
 _ERRORS = {
     1: "cu_q: must start at 0, never fall, and end within the tokens of q",
@@ -32,8 +32,10 @@ _ERRORS = {
 class CpuAttention:
     """The compiled library; its methods implement the ops ``prelude::append`` and ``attend``."""
 
-    def __init__(self, cache_dir: Path) -> None:
-        """Compile if need be, and load. Raises ``build.CompileError``."""
+    def __init__(self, cache_dir: Path, invariant: bool = False) -> None:
+        """Compile if need be, and load. Raises ``build.CompileError``. ``invariant``: a token's
+        bits depend on its context alone, not on how many tokens are attended together."""
+        self._invariant = invariant
         source = Path(__file__).parent / "cpu" / "attention.cpp"
         library = load_library(compile_library(source, cache_dir))
         self._append: Any = library.prelude_append
@@ -98,6 +100,7 @@ class CpuAttention:
             scale,
             window,
             torch.get_num_threads(),
+            self._invariant,
         )
         if error:
             raise ValueError(_ERRORS[error])

@@ -1,8 +1,9 @@
-"""Linear layers of few rows, the cost of decoding on CPUs, as the custom op ``prelude::linear``.
+"""Linear layers on CPU as the custom op ``prelude::linear``: float32, weights float32 or int8.
 
 The library multiplies a handful of rows at a third of memory speed or less. ``cpu/linear.cpp``
-streams the weights, as the checkpoint has them, once. Above ``MAX_ROWS`` rows arithmetic is the
-limit and the library is the faster (benchmarks/results/cpu/linear.md).
+streams the weights, as the checkpoint has them, once, and is as fast as the library at many rows
+(benchmarks/results/cpu/linear.md). One kernel for every number of rows also means that the bits
+of a row do not depend on what it is batched with.
 """
 
 import ctypes
@@ -20,24 +21,25 @@ from prelude.kernels.build import (
     default_cache_dir,
     load_library,
 )
+from prelude.kernels.int8 import SCALE_BYTES, dequantize
 from prelude.kernels.ops import define
 
 BACKENDS = ("auto", "cpu", "torch")
-MAX_ROWS = 64  # about where the library catches up
 _LOG = logging.getLogger(__name__)
 
 
 def linear(x: Tensor, w: Tensor, bias: Tensor | None = None) -> Tensor:
-    """``x @ w.T + bias``: x [rows, inputs], w [outputs, inputs], bias [outputs]; inference only.
+    """``x @ w.T + bias``: x [rows, inputs], bias [outputs], w [outputs, inputs] or, as int8,
+    [outputs, inputs + 4] (``kernels.int8``); inference only.
 
-    Same bits for a row whatever the other rows are, as long as there are at most ``MAX_ROWS``.
+    With the C++ kernel a row's bits are the same whatever the other rows and the threads are.
     """
     result: Tensor = torch.ops.prelude.linear(x, w, bias)
     return result
 
 
 def select_linear(name: str = "auto", cache_dir: Path | None = None) -> str:
-    """Choose how this process multiplies few rows on CPU: "cpu" (C++) or "torch"; returns it.
+    """Choose how this process multiplies on CPU: "cpu" (C++) or "torch"; returns it.
 
     ``auto`` is cpu where it compiles, else torch with a warning; until the first call the op is
     F.linear. Raises ``ValueError`` for another name and ``CompileError`` where cpu was asked for
@@ -46,10 +48,10 @@ def select_linear(name: str = "auto", cache_dir: Path | None = None) -> str:
     if name not in BACKENDS:
         raise ValueError(f"linear backend: {name!r} is not one of {', '.join(BACKENDS)}")
     if name == "torch":
-        _ACTIVE.streamed = None
+        _ACTIVE.kernel = None
         return name
     try:
-        _ACTIVE.streamed = StreamedLinear(cache_dir or default_cache_dir() / "kernels")
+        _ACTIVE.kernel = CpuLinear(cache_dir or default_cache_dir() / "kernels")
     except CompileError as error:
         if name == "cpu":
             raise
@@ -58,21 +60,25 @@ def select_linear(name: str = "auto", cache_dir: Path | None = None) -> str:
     return "cpu"
 
 
-class StreamedLinear:
-    """The compiled library: float32, any number of rows, made for few."""
+class CpuLinear:
+    """The compiled library: any number of rows, at least one."""
 
     def __init__(self, cache_dir: Path) -> None:
         """Compile if need be, and load. Raises ``build.CompileError``."""
         source = Path(__file__).parent / "cpu" / "linear.cpp"
-        self._call: Any = load_library(compile_library(source, cache_dir)).prelude_linear
-        self._call.argtypes = [ctypes.c_void_p] * 4 + [ctypes.c_int64] * 5 + [ctypes.c_int]
-        self._call.restype = None
+        library = load_library(compile_library(source, cache_dir))
+        self._float32: Any = library.prelude_linear
+        self._int8: Any = library.prelude_linear_int8
+        for call in (self._float32, self._int8):
+            call.argtypes = [ctypes.c_void_p] * 4 + [ctypes.c_int64] * 5 + [ctypes.c_int]
+            call.restype = None
 
     def __call__(self, x: Tensor, w: Tensor, bias: Tensor | None) -> Tensor:
-        """x [rows, inputs], w [outputs, inputs]: float32, neighbouring inputs adjacent."""
+        """x and w with neighbouring inputs adjacent."""
+        call = self._int8 if w.dtype is torch.int8 else self._float32
         rows, inputs = x.shape
         y = x.new_empty(rows, w.shape[0])
-        self._call(
+        call(
             x.data_ptr(),
             w.data_ptr(),
             None if bias is None else bias.data_ptr(),
@@ -90,20 +96,20 @@ class StreamedLinear:
 class _Active:
     """The process's choice; the op is registered with torch once per process."""
 
-    streamed: StreamedLinear | None = None
+    kernel: CpuLinear | None = None
 
     def linear(self, x: Tensor, w: Tensor, bias: Tensor | None = None) -> Tensor:
-        few = 0 < x.shape[0] <= MAX_ROWS
-        if self.streamed is None or not few or not _streamable(x, w, bias):
-            return F.linear(x, w, bias)
-        return self.streamed(x, w, bias)
+        if self.kernel is None or not _readable(x, w, bias):
+            return F.linear(x, dequantize(w) if w.dtype is torch.int8 else w, bias)
+        return self.kernel(x, w, bias)
 
 
-def _streamable(x: Tensor, w: Tensor, bias: Tensor | None) -> bool:
+def _readable(x: Tensor, w: Tensor, bias: Tensor | None) -> bool:
     """Whether the C++ can read these; what it cannot, the library takes or refuses."""
-    if x.dtype is not torch.float32 or w.dtype is not torch.float32:
+    if x.dtype is not torch.float32 or w.dtype not in (torch.float32, torch.int8):
         return False
-    if x.dim() != 2 or w.dim() != 2 or x.shape[1] != w.shape[1]:
+    scales = SCALE_BYTES if w.dtype is torch.int8 else 0
+    if x.dim() != 2 or w.dim() != 2 or x.shape[1] != w.shape[1] - scales or not x.numel():
         return False
     if bias is not None and (bias.dtype is not torch.float32 or not bias.is_contiguous()):
         return False

@@ -191,7 +191,7 @@ class Paged:
 
     def __post_init__(self) -> None:
         num_blocks = 1 + self.width * len(self.sequences)
-        self.kv = kv_pool(self.decoder.spec, num_blocks, self.decoder.embedding.dtype)
+        self.kv = kv_pool(self.decoder.spec, num_blocks, self.decoder.norm.dtype)
         order = torch.randperm(num_blocks - 1, generator=torch.Generator().manual_seed(1)) + 1
         self.tables = order.view(len(self.sequences), self.width)
         self.done = [0] * len(self.sequences)

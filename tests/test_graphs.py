@@ -124,7 +124,7 @@ def test_closing_cancels_what_is_being_compiled(
 
 def test_a_real_compilation_can_be_cancelled(spec: ModelSpec, tmp_path: Path) -> None:
     path = tmp_path / "cache" / "layer.pt2"
-    job = compiler.LayerJob(spec, 0, torch.float32, 8, 1, path)
+    job = compiler.LayerJob(spec, 0, torch.float32, torch.float32, 8, 1, path)
     compilation = compiler.Compilation(job)
     assert not compilation.is_done
     compilation.cancel()
@@ -134,11 +134,12 @@ def test_a_real_compilation_can_be_cancelled(spec: ModelSpec, tmp_path: Path) ->
 
 def test_the_digest_tells_programs_apart(spec: ModelSpec) -> None:
     names = {
-        program_digest(spec, window, dtype, block_size, threads)
+        program_digest(spec, window, dtype, weights, block_size, threads)
         for window in (0, 7)
         for dtype in (torch.float32, torch.bfloat16)
+        for weights in (dtype, torch.int8)
         for block_size in (8, 16)
         for threads in (1, 2)
     }
-    assert len(names) == 16
-    assert program_digest(spec, 0, torch.float32, 8, 1) in names
+    assert len(names) == 32
+    assert program_digest(spec, 0, torch.float32, torch.int8, 8, 1) in names

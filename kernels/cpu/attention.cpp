@@ -4,7 +4,8 @@
 // (row, kv head, a tile of queries, a range of the context). All query heads of a kv head are in
 // the same item, so each key and value is read once per group. How a row is cut depends on that row
 // alone, never on the other rows or on the number of threads: its result is the same bits in every
-// batch.
+// batch. `invariant`: nor does it depend on how many of its tokens are new. Tiles are invariant, for
+// keys are taken in the same order and masked ones add an exact zero; streaming and splits are not.
 //
 // Compiled with -ffast-math.
 
@@ -61,10 +62,11 @@ void run_item(const Problem& p, const std::vector<Item>& items, const Item& item
               Partials& partials, Scratch& scratch) {
     const int num_queries = item.count * p.group, dim = p.padded_dim;
     find_keys(p, item, scratch.keys);
-    const auto attend = num_queries > DIRECT_QUERIES ? attend_tile
-                        : p.dim == 128               ? attend_direct<128>
-                        : p.dim == 64                ? attend_direct<64>
-                                                     : attend_direct<0>;
+    const bool stream = num_queries <= DIRECT_QUERIES && !p.invariant;
+    const auto attend = !stream        ? attend_tile
+                        : p.dim == 128 ? attend_direct<128>
+                        : p.dim == 64  ? attend_direct<64>
+                                       : attend_direct<0>;
     const Mixed mixed = attend(p, item, scratch);
     for (int m = 0; m < num_queries; m++) {
         const float* from = mixed.out + m * dim;
@@ -90,7 +92,7 @@ void cut_row(const Problem& p, int row, int first, int num_new, int ctx, std::ve
     if (num_new == 0) return; // padding
     const int tile = num_new * p.group <= DIRECT_QUERIES ? num_new
                                                          : std::max(1, TILE_QUERIES / p.group);
-    const bool split = (num_new + tile - 1) / tile * p.kv_heads < FEW_TILES;
+    const bool split = !p.invariant && (num_new + tile - 1) / tile * p.kv_heads < FEW_TILES;
     for (int at = 0; at < num_new; at += tile) {
         const int count = std::min(tile, num_new - at), position = ctx - num_new + at;
         const int low = p.window > 0 ? std::max(0, position - p.window + 1) : 0;
@@ -158,12 +160,13 @@ extern "C" int prelude_attend(const float* q, const float* kv, const int32_t* cu
                               int64_t tokens, int64_t blocks, int rows, int width,
                               int64_t table_row, int block, int heads, int kv_heads, int dim,
                               int64_t q_token, int64_t q_head, int64_t out_token,
-                              int64_t out_head, float scale, int window, int threads) {
+                              int64_t out_head, float scale, int window, int threads,
+                              int invariant) {
     const int error = check(cu_q, ctx_lens, tables, rows, width, table_row, block, blocks, tokens);
     if (error) return error;
     const Problem p = {q, kv, out, tables, q_token, q_head, out_token, out_head, table_row, heads,
                        kv_heads, heads / kv_heads, dim, round_up(dim, W), block, window,
-                       scale * 1.4426950408889634f};
+                       scale * 1.4426950408889634f, invariant != 0};
     std::vector<Item> items;
     Partials partials;
     int num_partials = 0;

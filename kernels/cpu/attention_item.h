@@ -21,6 +21,7 @@ struct Problem {
     int64_t table_row; // elements between the block tables of two rows
     int heads, kv_heads, group, dim, padded_dim, block, window;
     float scale; // of queries, times log2(e)
+    bool invariant;
 
     int64_t to_value() const { return int64_t(block) * kv_heads * dim; } // from a key
 };

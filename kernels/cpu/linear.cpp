@@ -1,148 +1,163 @@
-// y = x W^T + bias for few rows of x: float32, W [outputs, inputs] as the checkpoint has it.
+// y = x W^T + bias in float32 for any number of rows of x; W float32 as the checkpoint has it, or
+// int8 rows with a scale each.
 //
-// At few rows a linear is a stream over W from memory. W is read once, strip by strip (some rows of
-// W that fit the L2 cache); all rows of x go over a strip while the next one is fetched, evenly
-// spread over the passes. Threads take pieces of W as they go, so that a core which other processes
-// disturb takes fewer. Every output is summed in the same order whatever the other rows of x and
-// the number of threads: its bits do not depend on the batch.
+// W is read from memory once per ROW_BLOCK rows of x, strip by strip (some rows of W that fit the
+// L2 cache); all rows of x go over a strip while the next one is fetched, evenly spread over the
+// passes. Strips of int8 that several passes read are widened first. Threads take pieces of W as
+// they go, so that a core which other processes disturb takes fewer. Every output is summed in the
+// same order whatever the other rows of x and the number of threads: its bits do not depend on the
+// batch (`linear_tile.h`).
 
 #include <algorithm>
 #include <atomic>
-#include <cstdint>
-#include <cstring>
+#include <type_traits>
 #include <vector>
 
-#include "vectors.h"
+#include "linear_tile.h"
 
 namespace {
 
-#if defined(__AVX512F__)
-constexpr int WIDTH[] = {0, 12, 4, 4, 6}; // rows of W in registers, by rows of x
-#else
-constexpr int WIDTH[] = {0, 12, 4, 3, 3};
-#endif
-constexpr int MOST_ROWS = 4; // rows of x in one pass
-constexpr int STRIP = 12;    // a strip is a multiple of this, and so of every WIDTH
-constexpr int64_t STRIP_BYTES = 128 << 10;
-constexpr int PIECES = 16; // per thread
+constexpr int64_t ROW_BLOCK = 512; // bounds the packed x, which stays in the last cache
+constexpr int64_t STRIP_BYTES = 192 << 10; // as float32
+constexpr int PIECES = 16;                 // per thread
 constexpr int64_t ALONE = 1 << 19; // multiplications, done before other threads would have begun
 
-struct Problem {
-    const float *x, *w, *bias;
-    float *y, *packed; // packed: x by passes, [inputs / W][rows of the pass][W]
-    int64_t rows, outputs, inputs, whole, x_row, w_row;
-    int passes;
+// Memory that is kept between calls, aligned for vectors.
+class Scratch {
+  public:
+    float* floats(int64_t count) {
+        const size_t needed = (count + PER_LINE - 1) / PER_LINE;
+        if (lines.size() < needed) lines.resize(needed);
+        return lines.data()->values;
+    }
 
-    int64_t first_row(int pass) const { return rows * pass / passes; }
+  private:
+    static constexpr int PER_LINE = LINE / sizeof(float);
+    struct alignas(LINE) Line {
+        float values[PER_LINE];
+    };
+    std::vector<Line> lines;
 };
 
-// Which part of the next strip a pass prefetches: every `passes`-th step one line of each row.
-struct Ahead {
-    const float* w;
-    int64_t every;
-};
-
-// What the vectors left out: the last inputs and the bias.
-void add_rest(const Problem& p, int64_t row, int rows, int64_t out, int outs) {
-    for (int64_t r = row; r < row + rows; r++)
-        for (int64_t n = out; n < out + outs; n++) {
-            float rest = p.bias ? p.bias[n] : 0;
-            for (int64_t k = p.whole; k < p.inputs; k++)
-                rest += p.x[r * p.x_row + k] * p.w[n * p.w_row + k];
-            p.y[r * p.outputs + n] += rest;
-        }
+template <class T, int ROWS = MOST_ROWS>
+inline void run_pass(const Problem& p, int pass, int64_t from, int64_t to, Rows<T> w, Ahead ahead) {
+    const int64_t row = p.first_row(pass), count = p.first_row(pass + 1) - row;
+    if constexpr (ROWS > 1)
+        if (count < ROWS) return run_pass<T, ROWS - 1>(p, pass, from, to, w, ahead);
+    pass_over<ROWS>(p, row, from, to, w, ahead);
 }
 
-template <int ROWS, int OUTS>
-inline void finish(const Problem& p, int64_t row, int64_t out, const vec* acc) {
-    constexpr int COUNT = (ROWS * OUTS + W - 1) / W * W;
-    vec padded[COUNT] = {};
-    for (int i = 0; i < ROWS * OUTS; i++) padded[i] = acc[i];
-    float totals[COUNT];
-    for (int i = 0; i < COUNT; i += W) store(totals + i, sums(padded + i));
-    for (int r = 0; r < ROWS; r++)
-        for (int n = 0; n < OUTS; n++)
-            p.y[(row + r) * p.outputs + out + n] = totals[r * OUTS + n];
-    if (p.whole < p.inputs || p.bias) add_rest(p, row, ROWS, out, OUTS);
+// x in the order in which tiles read it; rows a multiple of 4 KiB apart would share cache sets.
+void pack(const Problem& p, int pass, const float* x, int64_t x_row, float* packed) {
+    const int64_t from = p.first_row(pass), to = p.first_row(pass + 1), whole = p.inputs / W * W;
+    float* next = packed + from * p.steps * W;
+    for (int64_t k = 0; k < whole; k += W)
+        for (int64_t r = from; r < to; r++, next += W) store(next, load(x + r * x_row + k));
+    if (whole < p.inputs)
+        for (int64_t r = from; r < to; r++, next += W)
+            store(next, load_first(x + r * x_row + whole, p.inputs - whole));
 }
 
-template <int ROWS, int OUTS>
-inline void block(const Problem& p, int64_t row, int64_t out, const Ahead& ahead) {
-    const float *x = p.packed + row * p.whole, *w = p.w + out * p.w_row;
-    vec acc[ROWS][OUTS] = {};
-    for (int64_t k = 0, skip = 0, line = 0; k < p.whole; k += W, x += ROWS * W) {
-        if (skip == 0) {
-            for (int n = 0; n < OUTS; n++)
-                __builtin_prefetch(ahead.w + n * p.w_row + line, 0, 2);
-            line += W;
-            skip = ahead.every;
-        }
-        skip--;
-        vec weights[OUTS];
-        for (int n = 0; n < OUTS; n++) weights[n] = load(w + n * p.w_row + k);
-        for (int r = 0; r < ROWS; r++) {
-            const vec a = load(x + r * W);
-            for (int n = 0; n < OUTS; n++) acc[r][n] += a * weights[n];
+// The strips of one thread.
+template <class T> class Strips {
+  public:
+    Strips(const Problem& p, Rows<T> w) : p(p), w(w) {
+        const int64_t fits = STRIP_BYTES / int64_t(sizeof(float)) / std::max<int64_t>(p.inputs, 1);
+        size = std::max<int64_t>(fits / STRIP, 1) * STRIP;
+    }
+
+    int64_t size; // outputs in a strip
+
+    // Outputs from..to; `upcoming` is where this thread goes on afterwards.
+    void run(int64_t from, int64_t to, int64_t upcoming) const {
+        for (; from < to; from += size) {
+            const int64_t end = std::min(to, from + size);
+            run_strip(from, end, end < to ? end : upcoming);
         }
     }
-    finish<ROWS, OUTS>(p, row, out, &acc[0][0]);
-}
 
-template <int ROWS>
-void pass_over(const Problem& p, int64_t row, int64_t from, int64_t to, Ahead ahead) {
-    constexpr int OUTS = WIDTH[ROWS];
-    for (; from + OUTS <= to; from += OUTS, ahead.w += OUTS * p.w_row)
-        block<ROWS, OUTS>(p, row, from, ahead);
-    for (; from < to; from++, ahead.w += p.w_row) block<ROWS, 1>(p, row, from, ahead);
-}
+  private:
+    const Problem& p;
+    const Rows<T> w;
 
-using Pass = void (*)(const Problem&, int64_t, int64_t, int64_t, Ahead);
-constexpr Pass PASSES[] = {nullptr, pass_over<1>, pass_over<2>, pass_over<3>, pass_over<4>};
-
-// Outputs from..to; `upcoming` is where this thread goes on afterwards.
-void run_piece(const Problem& p, int64_t from, int64_t to, int64_t upcoming, int64_t strip) {
-    for (; from < to; from += strip) {
-        const int64_t end = std::min(to, from + strip), next = end < to ? end : upcoming;
+    void run_strip(int64_t from, int64_t to, int64_t next) const {
+        const bool widen = !std::is_same_v<T, float> && p.passes > 1;
+        const Rows<float> wide = widen ? widened(from, to) : Rows<float>{};
+        const int64_t row_bytes = w.step * sizeof(T), part = p.inputs * sizeof(T) / p.passes;
+        const int64_t every = p.passes * LINE / int64_t(W * sizeof(T));
         for (int i = 0; i < p.passes; i++) {
-            const int64_t row = p.first_row(i), count = p.first_row(i + 1) - row;
-            const Ahead ahead = {p.w + next * p.w_row + p.whole / p.passes * i, p.passes};
-            PASSES[count](p, row, from, end, ahead);
+            const Ahead ahead = {(const char*)w.at + next * row_bytes + part * i, row_bytes, every};
+            if (widen)
+                run_pass(p, i, from, to, wide, ahead);
+            else
+                run_pass(p, i, from, to, w.from(from), ahead);
+        }
+    }
+
+    Rows<float> widened(int64_t from, int64_t to) const {
+        thread_local Scratch scratch;
+        const int64_t step = p.steps * W;
+        float *const first = scratch.floats((to - from) * step), *out = first;
+        for (int64_t n = from; n < to; n++, out += step)
+            for (int64_t k = 0; k < p.inputs; k += W) {
+                const T* values = w.at + n * w.step + k;
+                store(out + k, p.inputs - k < W ? load_first(values, p.inputs - k) : load(values));
+            }
+        return {first, step};
+    }
+};
+
+template <class T>
+void run_block(Problem p, const float* x, int64_t x_row, Rows<T> w, int threads) {
+    thread_local Scratch scratch;
+    p.passes = int((p.rows + MOST_ROWS - 1) / MOST_ROWS);
+    p.steps = (p.inputs + W - 1) / W;
+    float* packed = scratch.floats(p.rows * p.steps * W);
+    p.x = packed;
+    const Strips<T> strips(p, w);
+    const int64_t share = p.outputs / (threads * PIECES);
+    const int64_t piece = std::max<int64_t>(share / strips.size, 1) * strips.size;
+    std::atomic<int64_t> next{0};
+#pragma omp parallel num_threads(threads) if (p.rows * p.outputs * p.inputs > ALONE)
+    {
+#pragma omp for schedule(static)
+        for (int i = 0; i < p.passes; i++) pack(p, i, x, x_row, packed);
+        for (int64_t at = next.fetch_add(piece); at < p.outputs;) {
+            const int64_t upcoming = next.fetch_add(piece);
+            strips.run(at, std::min(p.outputs, at + piece), upcoming);
+            at = upcoming;
         }
     }
 }
 
-// x in the order in which blocks read it; rows a multiple of 4 KiB apart would share cache sets.
-void pack(const Problem& p) {
-    float* to = p.packed;
-    for (int i = 0; i < p.passes; i++)
-        for (int64_t k = 0; k < p.whole; k += W)
-            for (int64_t r = p.first_row(i); r < p.first_row(i + 1); r++, to += W)
-                std::memcpy(to, p.x + r * p.x_row + k, sizeof(float) * W);
+template <class T>
+void run(Problem p, const float* x, int64_t x_row, Rows<T> w, int64_t rows, int threads) {
+    const int64_t blocks = (rows + ROW_BLOCK - 1) / ROW_BLOCK;
+    float* y = p.y;
+    for (int64_t i = 0; i < blocks; i++) {
+        const int64_t first = rows * i / blocks;
+        p.rows = rows * (i + 1) / blocks - first;
+        p.y = y + first * p.outputs;
+        run_block(p, x + first * x_row, x_row, w, threads);
+    }
 }
 
 } // namespace
 
 // x [rows, inputs] with rows x_row apart, w [outputs, inputs] with rows w_row apart, bias or null;
-// y [rows, outputs] contiguous. rows >= 1.
+// y [rows, outputs] contiguous. rows, outputs and inputs >= 1.
 extern "C" void prelude_linear(const float* x, const float* w, const float* bias, float* y,
                                int64_t rows, int64_t outputs, int64_t inputs, int64_t x_row,
                                int64_t w_row, int threads) {
-    thread_local std::vector<float> packed; // kept between calls
-    const int64_t whole = inputs / W * W;
-    packed.resize(std::max(packed.size(), size_t(rows * whole)));
-    const int passes = int((rows + MOST_ROWS - 1) / MOST_ROWS);
-    const Problem p = {x, w, bias, y, packed.data(), rows, outputs, inputs, whole, x_row, w_row,
-                       passes};
-    pack(p);
-    const int64_t fits = STRIP_BYTES / int64_t(sizeof(float)) / std::max<int64_t>(inputs, 1);
-    const int64_t strip = std::max<int64_t>(fits / STRIP, 1) * STRIP;
-    const int64_t share = outputs / (threads * PIECES);
-    const int64_t piece = std::max<int64_t>(share / strip, 1) * strip;
-    std::atomic<int64_t> next{0};
-#pragma omp parallel num_threads(threads) if (rows * outputs * inputs > ALONE)
-    for (int64_t at = next.fetch_add(piece); at < outputs;) {
-        const int64_t upcoming = next.fetch_add(piece);
-        run_piece(p, at, std::min(outputs, at + piece), upcoming, strip);
-        at = upcoming;
-    }
+    const Problem p = {nullptr, bias, nullptr, y, 0, rows, outputs, inputs, 0, 0};
+    run<float>(p, x, x_row, {w, w_row}, rows, threads);
+}
+
+// The same with rows of int8, each followed by the float32 that multiplies it.
+extern "C" void prelude_linear_int8(const float* x, const int8_t* w, const float* bias, float* y,
+                                    int64_t rows, int64_t outputs, int64_t inputs, int64_t x_row,
+                                    int64_t w_row, int threads) {
+    const Problem p = {nullptr, bias, (const char*)w + inputs, y, w_row, rows, outputs, inputs, 0,
+                       0};
+    run<int8_t>(p, x, x_row, {w, w_row}, rows, threads);
 }

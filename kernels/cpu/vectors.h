@@ -2,6 +2,9 @@
 #pragma once
 
 #include <cstdint>
+#if defined(__AVX2__)
+#include <immintrin.h> // where GCC makes many instructions of one
+#endif
 
 namespace {
 
@@ -16,9 +19,27 @@ typedef int32_t ivec __attribute__((vector_size(W * 4)));
 typedef float loose_vec __attribute__((vector_size(W * 4), aligned(4), may_alias));
 
 inline vec load(const float* p) { return *(const loose_vec*)p; }
+inline vec load(const int8_t* p) {
+#if defined(__AVX512F__)
+    return (vec)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i*)p)));
+#elif defined(__AVX2__)
+    return (vec)_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i*)p)));
+#else
+    typedef int8_t bytes __attribute__((vector_size(W), aligned(1), may_alias));
+    return __builtin_convertvector(__builtin_convertvector(*(const bytes*)p, ivec), vec);
+#endif
+}
 inline void store(float* p, vec x) { *(loose_vec*)p = x; }
 inline vec splat(float x) { return x - vec{}; }
 inline vec max(vec a, vec b) { return a > b ? a : b; }
+
+// GCC would otherwise load a value anew at each of its uses, and be bound by loads.
+inline vec in_register(vec x) {
+#if defined(__AVX512F__) || defined(__AVX2__)
+    asm("" : "+v"(x));
+#endif
+    return x;
+}
 
 // Sums of neighbouring lanes: those of a, then those of b.
 inline vec fold(vec a, vec b) {

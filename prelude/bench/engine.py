@@ -60,7 +60,7 @@ def measure(config: EngineBenchConfig, core: EngineCore, info: EngineInfo) -> En
     gc.freeze()
     observer = Observer(probe)
     try:
-        timings = [_timing(shape, spec, info.dtype, probe) for shape in bench.run()]
+        timings = [_timing(shape, spec, info, probe) for shape in bench.run()]
     finally:
         gc.unfreeze()
     environment = observer.finish()
@@ -69,7 +69,7 @@ def measure(config: EngineBenchConfig, core: EngineCore, info: EngineInfo) -> En
         environment=environment,
         config=asdict(config),
         model=info.model_name,
-        weights_mib=spec.weight_bytes(info.dtype) / 2**20,
+        weights_mib=spec.weight_bytes(info.weights or info.dtype) / 2**20,
         startup_s=dict(info.startup_s),
         timings=timings,
         programs=(programs.ready, programs.total),
@@ -122,8 +122,8 @@ def spec_of(config: Config, info: EngineInfo) -> ModelSpec:
     return read_spec(read_config(Path(info.model_path)))
 
 
-def _timing(shape: Shape, spec: ModelSpec, dtype: str, probe: Probe | None) -> StepTiming:
-    work = step_work(spec, dtype, shape.rows)
+def _timing(shape: Shape, spec: ModelSpec, info: EngineInfo, probe: Probe | None) -> StepTiming:
+    work = step_work(spec, info.dtype, shape.rows, info.weights)
     step_ms = _summary(shape.step_ms)
     floor = None
     if probe is not None:

@@ -29,17 +29,20 @@ class Floor:
     bound: str
 
 
-def step_work(spec: ModelSpec, dtype: str, rows: Sequence[tuple[int, int]]) -> Work:
+def step_work(
+    spec: ModelSpec, dtype: str, rows: Sequence[tuple[int, int]], weights: str | None = None
+) -> Work:
     """What one step must do. ``rows`` are (tokens in the context before, new tokens); each row
-    samples one token. Weights and KV are held in ``dtype``."""
+    samples one token. KV is held in ``dtype``, and so are weights unless they are ``int8``."""
     size = DTYPE_BYTES[dtype]
+    weight_size = 1 if weights == "int8" else size
     num_tokens = sum(new for _, new in rows)
     head = spec.vocab_size * spec.hidden_size
     layers = spec.num_layers * spec.num_layer_params
     contexts = sum(start + new for start, new in rows)
     pairs = sum(new * start + new * (new + 1) // 2 for start, new in rows)
     return Work(
-        num_bytes=(layers + head) * size + contexts * spec.kv_bytes_per_token(size),
+        num_bytes=(layers + head) * weight_size + contexts * spec.kv_bytes_per_token(size),
         flops=2.0 * layers * num_tokens
         + 2.0 * head * len(rows)
         + 4.0 * spec.num_layers * spec.q_size * pairs,

@@ -9,11 +9,10 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from prelude.kernels.attention import AttentionMeta
 from prelude.kernels.layer_ops import LayerOps, PlainOps
-from prelude.models.linear import empty_weight
+from prelude.models.linear import embed, empty_matrix, empty_weight
 from prelude.models.rotary import Rotary
 from prelude.models.spec import ModelSpec
 
@@ -36,7 +35,12 @@ class DecoderLayer(nn.Module):
     down_bias: nn.Parameter | None
 
     def __init__(
-        self, spec: ModelSpec, window: int, dtype: torch.dtype, device: torch.device
+        self,
+        spec: ModelSpec,
+        window: int,
+        dtype: torch.dtype,
+        device: torch.device,
+        weights: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         self.ops: LayerOps = PlainOps()
@@ -51,6 +55,9 @@ class DecoderLayer(nn.Module):
         def weight(*shape: int) -> nn.Parameter:
             return empty_weight(*shape, dtype=dtype, device=device)
 
+        def matrix(outputs: int, inputs: int) -> nn.Parameter:
+            return empty_matrix(outputs, inputs, weights or dtype, device)
+
         def optional(present: bool, size: int) -> nn.Parameter | None:
             return weight(size) if present else None
 
@@ -58,16 +65,16 @@ class DecoderLayer(nn.Module):
         norm_sizes = (spec.head_dim,) * 2 if self.norm_heads else self.sizes[:2]
         has_qk_norm = spec.qk_norm != "none"
         self.attn_norm = weight(hidden)
-        self.qkv_proj = weight(sum(self.sizes), hidden)
+        self.qkv_proj = matrix(sum(self.sizes), hidden)
         self.qkv_bias = optional(spec.qkv_bias, sum(self.sizes))
         self.q_norm = optional(has_qk_norm, norm_sizes[0])
         self.k_norm = optional(has_qk_norm, norm_sizes[1])
-        self.o_proj = weight(hidden, spec.q_size)
+        self.o_proj = matrix(hidden, spec.q_size)
         self.o_bias = optional(spec.o_bias, hidden)
         self.mlp_norm = weight(hidden)
-        self.gate_up_proj = weight(2 * inter, hidden)
+        self.gate_up_proj = matrix(2 * inter, hidden)
         self.gate_up_bias = optional(spec.mlp_bias, 2 * inter)
-        self.down_proj = weight(hidden, inter)
+        self.down_proj = matrix(hidden, inter)
         self.down_bias = optional(spec.mlp_bias, hidden)
 
     def forward(
@@ -128,24 +135,31 @@ def run_layer(layer: DecoderLayer, *args: Tensor) -> Tensor:
 class Decoder(nn.Module):
     """Embedding, layers, final norm and head. Parameters are uninitialised: see ``loading.py``.
 
+    ``weights`` is the type of the matrices where it is not ``dtype``: int8 (``kernels.int8``).
     ``layer_fn`` runs one layer; replace it with a compiled callable of the same signature.
     """
 
     layer_fn: LayerFn
     lm_head: nn.Parameter  # only where the head is not tied
 
-    def __init__(self, spec: ModelSpec, dtype: torch.dtype, device: torch.device) -> None:
+    def __init__(
+        self,
+        spec: ModelSpec,
+        dtype: torch.dtype,
+        device: torch.device,
+        weights: torch.dtype | None = None,
+    ) -> None:
         super().__init__()
         self.spec = spec
         self.ops: LayerOps = PlainOps()
-        shape = (spec.vocab_size, spec.hidden_size)
-        self.embedding = empty_weight(*shape, dtype=dtype, device=device)
+        table = spec.vocab_size, spec.hidden_size, weights or dtype, device
+        self.embedding = empty_matrix(*table)
         self.layers = nn.ModuleList(
-            DecoderLayer(spec, window, dtype, device) for window in spec.windows
+            DecoderLayer(spec, window, dtype, device, weights) for window in spec.windows
         )
         self.norm = empty_weight(spec.hidden_size, dtype=dtype, device=device)
         if not spec.tie_embeddings:
-            self.lm_head = empty_weight(*shape, dtype=dtype, device=device)
+            self.lm_head = empty_matrix(*table)
         self.rotary = Rotary(spec.rope, device)
         self.layer_fn = run_layer
 
@@ -166,7 +180,7 @@ class Decoder(nn.Module):
     ) -> Tensor:
         """ids, positions int64 [tokens]; ``kv`` one tensor per layer [blocks, 2, block, kv_heads,
         head_dim], extended in place. Returns the normed hidden states [tokens, hidden]."""
-        x = functional.embedding(ids, self.embedding)
+        x = embed(ids, self.embedding)
         cos, sin = self.rotary(positions)
         for layer, layer_kv in zip(self.layers, kv, strict=True):
             x = self.layer_fn(

@@ -1,16 +1,40 @@
-"""The one door to matrix products, so that packed or quantised weights can take its place."""
+"""A decoder's parameters as they are made, and the one place that knows how matrices are stored."""
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter, functional
 
-from prelude.kernels import linear as kernel
-
-
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """``x [tokens, in] @ weight [out, in].T + bias [out]``, in the dtype of ``x``."""
-    return kernel.linear(x, weight, bias)
+from prelude.kernels.int8 import SCALE_BYTES, dequantize, int8_shape, quantize
+from prelude.kernels.pages import prefer_huge_pages
 
 
-def empty_weight(*shape: int, dtype: torch.dtype, device: torch.device) -> torch.nn.Parameter:
+def empty_weight(*shape: int, dtype: torch.dtype, device: torch.device) -> Parameter:
     """An uninitialised inference parameter; ``loading.py`` fills it."""
-    return torch.nn.Parameter(torch.empty(shape, dtype=dtype, device=device), requires_grad=False)
+    weight = torch.empty(shape, dtype=dtype, device=device)
+    prefer_huge_pages(weight)
+    return Parameter(weight, requires_grad=False)
+
+
+def empty_matrix(outputs: int, inputs: int, dtype: torch.dtype, device: torch.device) -> Parameter:
+    """The same for [outputs, inputs]; int8 as in ``kernels.int8``. Raises ``ValueError``."""
+    shape = int8_shape(outputs, inputs) if dtype is torch.int8 else (outputs, inputs)
+    return empty_weight(*shape, dtype=dtype, device=device)
+
+
+def num_inputs(matrix: Tensor) -> int:
+    """Of a matrix as it is stored."""
+    return matrix.shape[1] - (SCALE_BYTES if matrix.dtype is torch.int8 else 0)
+
+
+def store(matrix: Tensor, values: Tensor) -> None:
+    """Fill a parameter, or some rows of it, with values of any type, converting on the way."""
+    if matrix.dtype is torch.int8:
+        quantize(values, matrix)
+    else:
+        matrix.copy_(values)
+
+
+def embed(ids: Tensor, matrix: Tensor) -> Tensor:
+    """Rows of a matrix: ids int64 [tokens] -> [tokens, inputs]; int8 becomes float32."""
+    rows = functional.embedding(ids, matrix)
+    return dequantize(rows) if matrix.dtype is torch.int8 else rows

@@ -11,6 +11,8 @@ from torch import Tensor
 
 from prelude.models.checkpoint import Target, check_names, ignored, opened, targets, weight_files
 from prelude.models.decoder import Decoder
+from prelude.models.linear import num_inputs, store
+from prelude.models.random_weights import RandomWeights
 from prelude.models.spec import ModelSpec
 
 Progress = Callable[[str, float], None]
@@ -21,9 +23,15 @@ _DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
 def load_decoder(
-    folder: Path, spec: ModelSpec, dtype: torch.dtype, device: torch.device, progress: Progress
+    folder: Path,
+    spec: ModelSpec,
+    dtype: torch.dtype,
+    device: torch.device,
+    progress: Progress,
+    weights: torch.dtype | None = None,
 ) -> Decoder:
-    """Read a Hugging Face folder's safetensors into a new decoder in ``dtype`` on ``device``.
+    """Read a Hugging Face folder's safetensors into a new decoder in ``dtype`` on ``device``, with
+    matrices of type ``weights`` if given; int8 is rounded to tensor by tensor.
 
     ``progress`` gets ("loading weights", fraction). Raises ``ValueError`` naming files or tensors
     that are missing, unexpected, damaged or of the wrong shape or type.
@@ -31,7 +39,7 @@ def load_decoder(
     wanted = targets(spec)
     files = weight_files(folder)
     check_names(files, wanted, spec.tie_embeddings)
-    decoder = Decoder(spec, dtype, device)
+    decoder = Decoder(spec, dtype, device, weights)
     parameters = dict(decoder.named_parameters())
     done, total = 0, spec.num_params
     progress("loading weights", 0.0)
@@ -52,19 +60,25 @@ def random_decoder(
     device: torch.device,
     seed: int,
     scale: float = 0.02,
+    weights: torch.dtype | None = None,
 ) -> Decoder:
     """A decoder with normal weights of standard deviation ``scale``; norm weights are one.
 
-    The same seed gives the same weights on the same kind of device.
+    The same seed gives the same weights on the same kind of device; int8 ``weights`` are those of
+    ``dtype``, rounded.
     """
-    decoder = Decoder(spec, dtype, device)
-    generator = torch.Generator(device).manual_seed(seed)
+    decoder = Decoder(spec, dtype, device, weights)
+    numbers = RandomWeights(seed, scale, spec.num_params, device)
     with torch.no_grad():
         for name, parameter in decoder.named_parameters():
             if name.endswith("norm"):
                 parameter.fill_(1.0)
+            elif parameter.dtype is torch.int8:
+                values = torch.empty(len(parameter), num_inputs(parameter), device=device)
+                numbers.fill(values)
+                store(parameter.data, values)
             else:
-                parameter.normal_(0.0, scale, generator=generator)
+                numbers.fill(parameter.data)
     return decoder
 
 
@@ -81,7 +95,7 @@ def _read(file: Any, name: str) -> Tensor:
 def _fill(parameters: dict[str, torch.nn.Parameter], target: Target, tensor: Tensor) -> int:
     """Copy one tensor to its rows, converting on the way; returns how many numbers it had."""
     rows = parameters[target.parameter].data[target.first : target.first + target.shape[0]]
-    rows.copy_(tensor)
+    store(rows, tensor)
     return tensor.numel()
 
 
@@ -93,7 +107,8 @@ def _check_tied_head(decoder: Decoder, files: list[Path]) -> None:
         with opened(path) as file:
             if "lm_head.weight" not in file.keys():  # noqa: SIM118 (not a dict)
                 continue
-            head = _read(file, "lm_head.weight").to(decoder.embedding)
+            head = torch.empty_like(decoder.embedding.data)
+            store(head, _read(file, "lm_head.weight"))
             if not torch.equal(head, decoder.embedding.data):
                 raise ValueError(
                     f"{path}: lm_head.weight differs from the embedding although config.json says "

@@ -112,7 +112,10 @@ class ModelSpec:
         return embeddings + self.num_layers * self.num_layer_params + self.hidden_size
 
     def weight_bytes(self, dtype: str) -> int:
-        """Bytes of all parameters in ``dtype`` ("float32", "bfloat16", "float16")."""
+        """Bytes of all parameters in ``dtype`` ("float32", "bfloat16", "float16", or "int8", with
+        the few that are not matrices and the scales, under a hundredth, left out)."""
+        if dtype == "int8":
+            return self.num_params
         return self.num_params * DTYPE_BYTES[dtype]
 
     def kv_bytes_per_token(self, dtype_bytes: int) -> int:

@@ -82,6 +82,9 @@ class EngineInfo(msgspec.Struct, frozen=True):
     block_size: int
     max_seqs: int
     startup_s: dict[str, float]
+    startup_bytes: dict[str, tuple[int, int]] = {}  # read and newly allocated, by phase
+    rules: dict[str, str] = {}  # what was derived, and from what
+    weights: str | None = None  # type of the matrices where it is not ``dtype``
 
 
 class Ready(msgspec.Struct, frozen=True, tag="ready"):

@@ -1,0 +1,113 @@
+// One register tile of y = x W^T: some rows of x by some rows of W, all inputs.
+//
+// The vectors of a sum lie along the inputs, so W is read as the checkpoint has it and nothing is
+// packed but x. Whatever the tile's shape, an output is the same lanes added in the same order.
+#pragma once
+
+#include <cstring>
+
+#include "vectors.h"
+
+namespace {
+
+#if defined(__AVX512F__)
+constexpr int WIDTH[] = {0, 12, 8, 8, 6}; // rows of W in registers, by rows of x
+#else
+constexpr int WIDTH[] = {0, 12, 4, 3, 3};
+#endif
+constexpr int MOST_ROWS = 4; // rows of x in one pass
+constexpr int STRIP = 24;    // a strip is a multiple of this, and so of every WIDTH
+constexpr int LINE = 64;     // bytes the memory hands out at once
+
+struct Problem {
+    const float* x; // packed by passes: [steps][rows of the pass][W], the last step padded with 0
+    const float* bias;
+    const char* scales; // of the first row of W, or null; the next row's `scale_step` bytes on
+    float* y;
+    int64_t scale_step, rows, outputs, inputs, steps;
+    int passes;
+
+    int64_t first_row(int pass) const { return rows * pass / passes; }
+    float scale(int64_t out) const {
+        float s = 1;
+        if (scales) std::memcpy(&s, scales + out * scale_step, sizeof s);
+        return s;
+    }
+};
+
+template <class T> struct Rows { // of W
+    const T* at;
+    int64_t step;
+
+    Rows from(int64_t row) const { return {at + row * step, step}; }
+};
+
+// What a pass prefetches of the strip after this one: every so many steps a line of each row.
+struct Ahead {
+    const char* at;
+    int64_t row_bytes, every;
+};
+
+template <class T> inline vec load_first(const T* p, int64_t count) {
+    T padded[W] = {};
+    std::memcpy(padded, p, sizeof(T) * count);
+    return load(padded);
+}
+
+template <int ROWS, int OUTS>
+inline void finish(const Problem& p, int64_t row, int64_t out, const vec* acc) {
+    constexpr int COUNT = (ROWS * OUTS + W - 1) / W * W;
+    vec padded[COUNT] = {};
+    for (int i = 0; i < ROWS * OUTS; i++) padded[i] = acc[i];
+    float totals[COUNT];
+    for (int i = 0; i < COUNT; i += W) store(totals + i, sums(padded + i));
+    for (int n = 0; n < OUTS; n++) {
+        const float scale = p.scale(out + n), bias = p.bias ? p.bias[out + n] : 0;
+        for (int r = 0; r < ROWS; r++)
+            p.y[(row + r) * p.outputs + out + n] = totals[r * OUTS + n] * scale + bias;
+    }
+}
+
+template <int ROWS, int OUTS>
+inline void multiply(vec (*acc)[OUTS], const float* x, const vec* weights) {
+    for (int r = 0; r < ROWS; r++) {
+        const vec a = in_register(load(x + r * W));
+        for (int n = 0; n < OUTS; n++) acc[r][n] += a * weights[n];
+    }
+}
+
+template <int ROWS, int OUTS, class T>
+inline void tile(const Problem& p, int64_t row, int64_t out, Rows<T> w, const Ahead& ahead) {
+    const float* x = p.x + row * p.steps * W;
+    const int64_t whole = p.inputs / W * W, rest = p.inputs - whole;
+    vec acc[ROWS][OUTS] = {}, weights[OUTS];
+    for (int64_t k = 0, skip = 0, line = 0; k < whole; k += W, x += ROWS * W) {
+        if (skip == 0) {
+            for (int n = 0; n < OUTS; n++)
+                __builtin_prefetch(ahead.at + n * ahead.row_bytes + line, 0, 2);
+            line += LINE;
+            skip = ahead.every;
+        }
+        skip--;
+        for (int n = 0; n < OUTS; n++) weights[n] = in_register(load(w.at + n * w.step + k));
+        multiply<ROWS, OUTS>(acc, x, weights);
+    }
+    if (rest) {
+        for (int n = 0; n < OUTS; n++)
+            weights[n] = load_first(w.at + n * w.step + whole, rest);
+        multiply<ROWS, OUTS>(acc, x, weights);
+    }
+    finish<ROWS, OUTS>(p, row, out, &acc[0][0]);
+}
+
+// ROWS rows of x by the rows of W that are the outputs from..to.
+template <int ROWS, class T>
+void pass_over(const Problem& p, int64_t row, int64_t from, int64_t to, Rows<T> w, Ahead ahead) {
+    constexpr int OUTS = WIDTH[ROWS];
+    for (; from + OUTS <= to; from += OUTS, w = w.from(OUTS), ahead.at += OUTS * ahead.row_bytes)
+        tile<ROWS, OUTS>(p, row, from, w, ahead);
+    for (; from < to; from++, w = w.from(1), ahead.at += ahead.row_bytes)
+        tile<ROWS, 1>(p, row, from, w, ahead);
+}
+
+} // namespace
