@@ -22,7 +22,8 @@ class PagedBatch(Generic[Array]):
         self.kv_indptr: Array = buffer[stride : 2 * stride]  # [rows + 1], prefix sums of pages
         self.last_page_len: Array = buffer[2 * stride : 3 * stride]  # [rows], 1..page size
         self.kv_lens: Array = buffer[3 * stride : 4 * stride]  # [rows], tokens
-        self.indices: Array = buffer[4 * stride :]  # pages of all rows, one row after the other
+        self._header = 4 * stride
+        self.indices: Array = buffer[self._header :]  # pages of all rows, one row after the other
 
     @staticmethod
     def size(max_rows: int, max_pages: int) -> int:
@@ -30,7 +31,7 @@ class PagedBatch(Generic[Array]):
 
     def used(self, num_pages: int) -> Array:
         """The leading part that a batch of ``num_pages`` fills."""
-        used: Array = self.buffer[: len(self.buffer) - len(self.indices) + num_pages]
+        used: Array = self.buffer[: self._header + num_pages]
         return used
 
 

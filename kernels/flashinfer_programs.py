@@ -31,9 +31,14 @@ class CapturedProgram:
     def __init__(
         self, library: Any, bucket: Bucket, block_size: int, workspace: Tensor, lane: Lane
     ) -> None:
-        self._bucket, self._block_size = bucket, block_size
-        self._workspace, self._lane = workspace, lane
+        self._bucket, self._block_size, self._lane = bucket, block_size, lane
         self._wrappers: dict[int, Any] = {}
+        self._arguments = {
+            (staging, window): (workspace, schedule, staging.schedules[window])
+            + bucket.arguments(staging.batch, window)
+            for staging in lane.sets
+            for window, schedule in lane.schedules.items()
+        }
         for window, schedule in lane.schedules.items():
             wrapper = bucket.wrapper(library, workspace, lane.batch)
             wrapper._int_workspace_buffer = schedule
@@ -54,12 +59,8 @@ class CapturedProgram:
                 return
             lane.scheduled = None
             for window, wrapper in self._wrappers.items():
-                wrapper._plan_info = wrapper._cached_module.plan(
-                    self._workspace,
-                    lane.schedules[window],
-                    staging.schedules[window],
-                    *bucket.arguments(staging.batch, window),
-                )
+                arguments = self._arguments[staging, window]
+                wrapper._plan_info = wrapper._cached_module.plan(*arguments)
             lane.scheduled = (bucket, pages)
 
     def run(self, window: int, q: Tensor, kv: Tensor, out: Tensor) -> None:

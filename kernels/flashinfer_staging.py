@@ -51,15 +51,18 @@ class Lane:
             for window in windows
         }
         self.scheduled: tuple[object, bytes] | None = None  # what ``schedules`` were made for
-        self._sets = cycle([StagingSet(size, max_rows, windows) for _ in range(_NUM_SETS)])
+        self.sets = [StagingSet(size, max_rows, windows) for _ in range(_NUM_SETS)]
+        self._next_set = cycle(self.sets)
 
     @contextmanager
     def staging(self) -> Iterator[StagingSet]:
         """The next set, free to be written; leave with its copies enqueued."""
-        staging = next(self._sets)
+        staging = next(self._next_set)
         staging.sent.synchronize()
-        yield staging
-        staging.sent.record()
+        try:
+            yield staging
+        finally:
+            staging.sent.record()
 
     def upload(self, staging: StagingSet, num_pages: int) -> Tensor:
         """Enqueue the copy of a batch to the device; returns its page indices there."""
