@@ -85,6 +85,10 @@ def step_ms(name: str, batches: Sequence[int]) -> Callable[[Document], str]:
     return read
 
 
+def idle_share(document: Document) -> str:
+    return f"{part_of(document, 'idle')['idle_share']:.1%}"
+
+
 def rates(phase: str, ours: str, *peers: str) -> Callable[[Document], str]:
     """Ours with its share of the roof, then the peers that ran; medians over turns."""
 
@@ -129,6 +133,14 @@ FIGURES = (
         "2.3 ms",
         H200,
         step_ms("decode_4b", (1,)),
+    ),
+    Figure(
+        "H200",
+        "Qwen3-8B shape, device idle between steps at batch 32, context 1k",
+        "5 %",
+        "3 %",
+        H200,
+        idle_share,
     ),
     Figure(
         "CPU",

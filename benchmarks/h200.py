@@ -93,6 +93,7 @@ def device_parts() -> list[Part]:
         Part("decode_4b", (*decode, "model=qwen3_4b", "bench.batches=[1,8,32,128]"), 100),
         Part("prefill_512", (*service, "--loads", "1", "96", "--max-s", "40"), 100),
         Part("decode_8b", (*decode, "model=qwen3_8b", "bench.batches=[1,32]"), 80),
+        Part("idle", ("-m", "benchmarks.idle", *cuda, "model=qwen3_8b"), 60),
     ]
 
 
@@ -110,6 +111,7 @@ def dry_parts() -> list[Part]:
         Part("decode_4b", decode, 60),
         Part("prefill_512", service, 120),
         Part("decode_8b", decode, 60),
+        Part("idle", ("-m", "benchmarks.idle", "--context", "16", "model=tiny", *eager), 60),
     ]
 
 
