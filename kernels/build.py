@@ -88,11 +88,12 @@ def _key(source: Path, compiler: str) -> str:
     digest = hashlib.sha256(source.read_bytes())
     for header in sorted(source.parent.glob("*.h")):
         digest.update(header.read_bytes())
-    digest.update("\n".join([version, *_FLAGS, _cpu_flags()]).encode())
+    digest.update("\n".join([version, *_FLAGS, cpu_flags()]).encode())
     return digest.hexdigest()[:16]
 
 
-def _cpu_flags() -> str:
+def cpu_flags() -> str:
+    """What this CPU can do, in the system's words: code made for one set runs on the same."""
     cpuinfo = Path("/proc/cpuinfo")
     found = (
         re.search(r"^(flags|Features)\s*:.*$", cpuinfo.read_text(), re.MULTILINE)

@@ -7,7 +7,7 @@ import pytest
 from prelude.runner import calibrate
 from prelude.runner.calibrate import _rising, measure_prices
 from prelude.types.prices import Sums
-from tests.model_samples import BLOCK, CPU, kv_pool, load, save_checkpoint
+from tests.model_samples import BLOCK, kv_pool, load, save_checkpoint
 
 
 def test_a_model_is_priced_from_one_token_to_many(tmp_path: Path) -> None:
@@ -15,7 +15,7 @@ def test_a_model_is_priced_from_one_token_to_many(tmp_path: Path) -> None:
     decoder = load(tmp_path)
     kv = kv_pool(decoder.spec, 4)
     before = [layer[1:].clone() for layer in kv]
-    prices = measure_prices(decoder, kv, BLOCK, CPU)
+    prices = measure_prices(decoder, kv, BLOCK)
     assert prices.body.counts[0] == 1
     assert {1, 4, 16, 64, 256} <= set(prices.body.counts)
     assert prices.step_ms(Sums(64, 1)) >= prices.step_ms(Sums(1, 1)) > 0
@@ -39,5 +39,5 @@ def test_a_few_layers_stand_for_all_where_their_weights_fill_every_cache(
     assert calibrate._num_streamed(decoder) == len(decoder.layers) > 1
     monkeypatch.setattr(calibrate, "_STREAMED_BYTES", 1)
     assert calibrate._num_streamed(decoder) == 1
-    prices = measure_prices(decoder, kv_pool(decoder.spec, 4), BLOCK, CPU)
+    prices = measure_prices(decoder, kv_pool(decoder.spec, 4), BLOCK)
     assert prices.step_ms(Sums(1, 1)) > 0

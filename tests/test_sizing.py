@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from prelude.cache.layout import KVLayout
-from prelude.cache.sizing import PoolSize, host_memory_bytes, size_pool
+from prelude.cache.sizing import Memory, PoolSize, check_weights, host_memory_bytes, size_pool
 from prelude.conf.schema import CacheConfig
 
 MIB = 2**20
@@ -21,6 +21,7 @@ def size(
     max_len: int = 4096,
     explicit: bool = False,
     max_seqs: int = 64,
+    memory: Memory | None = None,
 ) -> PoolSize:
     return size_pool(
         config,
@@ -29,6 +30,7 @@ def size(
         max_len=max_len,
         max_len_is_explicit=explicit,
         max_seqs=max_seqs,
+        memory=memory,
     )
 
 
@@ -62,9 +64,33 @@ def test_a_configured_context_that_does_not_fit_is_an_error_with_numbers() -> No
         size(CacheConfig(num_blocks=11), explicit=True)
 
 
-def test_more_than_there_is_says_what_would_fit() -> None:
-    with pytest.raises(ValueError, match=r"8\.00 GiB are free.* 8192 blocks would fit"):
-        size(CacheConfig(num_blocks=10_000))
+def test_more_than_there_is_names_the_consumers_and_says_what_would_fit() -> None:
+    memory = Memory(weights=3 * GIB, workspace=GIB // 2, penalties=GIB // 4)
+    with pytest.raises(ValueError) as caught:
+        size(CacheConfig(num_blocks=10_000), memory=memory)
+    assert str(caught.value) == (
+        "cache: 10000 blocks of 1048576 bytes do not fit: KV cache 9.77 GiB, weights 3.00 GiB, "
+        "activations and logits 0.50 GiB; 8.00 GiB are free after the weights. "
+        "Set cache.num_blocks=7424, which would fit (model.max_len=118768 at most)"
+    )
+    assert size(CacheConfig(num_blocks=7424), memory=memory).num_blocks == 7424
+
+
+def test_what_steps_need_is_left_free() -> None:
+    memory = Memory(weights=3 * GIB, workspace=GIB, penalties=GIB)
+    assert size(CacheConfig(), free_gib=4.0, memory=memory).num_blocks == 1024
+
+
+def test_no_room_at_all_says_what_to_lower() -> None:
+    memory = Memory(weights=3 * GIB, workspace=4 * GIB, penalties=4 * GIB)
+    with pytest.raises(ValueError, match=r"penalty state 4\.00 GiB.*lower runner\.max_seqs"):
+        size(CacheConfig(), memory=memory)
+
+
+def test_weights_that_leave_no_room_are_refused_before_they_are_read() -> None:
+    check_weights(Memory(weights=2 * GIB, workspace=GIB), 3 * GIB)
+    with pytest.raises(ValueError, match=r"weights 2\.00 GiB.*together 3\.25 GiB; 3\.00 GiB are"):
+        check_weights(Memory(weights=2 * GIB, workspace=GIB, penalties=GIB // 4), 3 * GIB)
 
 
 def test_too_little_for_one_block_is_an_error() -> None:

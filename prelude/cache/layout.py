@@ -1,8 +1,10 @@
 """What one KV block looks like in memory; swap, transfer and quantised KV must agree on it."""
 
+import math
 from dataclasses import dataclass
 from hashlib import blake2b
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -32,4 +34,13 @@ class KVLayout:
         """One zeroed tensor a layer. Separate tensors: a view of one big cache would be cloned by
         compiled programs that write to it."""
         shape = (num_blocks, 2, self.block_size, self.num_kv_heads, self.head_dim)
-        return [torch.zeros(shape, dtype=self.dtype, device=device) for _ in range(self.num_layers)]
+        return [_zeros(shape, self.dtype, device) for _ in range(self.num_layers)]
+
+
+def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """On CPU from memory that the system zeroes when it is first used: gigabytes need not be
+    written before the first request. torch.zeros would write them."""
+    if device.type != "cpu":
+        return torch.zeros(shape, dtype=dtype, device=device)
+    num_bytes = math.prod(shape) * dtype.itemsize
+    return torch.from_numpy(np.zeros(num_bytes, dtype=np.uint8)).view(dtype).view(shape)

@@ -1,6 +1,8 @@
 """How many KV blocks there will be: explicit, or derived from the memory that is really left."""
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +29,72 @@ class PoolSize:
     rule: str
 
 
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Bytes by consumer, beside the KV pool: weights, which are there already, what the largest
+    step computes with, and the penalty state of all slots, which comes with the first request
+    that wants penalties."""
+
+    weights: int = 0
+    workspace: int = 0
+    penalties: int = 0
+
+    @property
+    def reserved_bytes(self) -> int:
+        """What must be left free beside the pool."""
+        return self.workspace + self.penalties
+
+    def described(self, kv_bytes: int) -> str:
+        """The three largest consumers with a KV pool of that size."""
+        consumers = {
+            "weights": self.weights,
+            "KV cache": kv_bytes,
+            "activations and logits": self.workspace,
+            "penalty state": self.penalties,
+        }
+        largest = sorted(consumers.items(), key=lambda item: -item[1])[:3]
+        return ", ".join(f"{name} {size / _GIB:.2f} GiB" for name, size in largest)
+
+
+def check_weights(memory: Memory, free_bytes: int) -> None:
+    """Raise ``ValueError`` if the weights leave no room to run, before they are read."""
+    needed = memory.weights + memory.reserved_bytes
+    if needed > free_bytes:
+        raise ValueError(
+            f"the model does not fit: {memory.described(0)}, together {needed / _GIB:.2f} GiB; "
+            f"{free_bytes / _GIB:.2f} GiB are free. Use a smaller model or a smaller type of "
+            "weights, or lower runner.max_seqs and batcher.max_step_tokens"
+        )
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """True for the errors by which Python and torch say that an allocation failed."""
+    text = str(error).lower()
+    return isinstance(error, MemoryError) or "out of memory" in text or "allocate memory" in text
+
+
+@contextmanager
+def explained(memory: Memory, kv_bytes: int) -> Iterator[None]:
+    """Turn a failed allocation into a ``ValueError`` that names the largest consumers."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise ValueError(
+            f"out of memory: {memory.described(kv_bytes)}; {host_memory_bytes() / _GIB:.2f} GiB "
+            "are left. Lower cache.num_blocks or cache.memory_gib, runner.max_seqs or "
+            "batcher.max_step_tokens, or use a smaller model"
+        ) from error
+
+
+def _advice(fitting: int, block_size: int) -> str:
+    if fitting < 2:
+        return "Use a smaller model, or lower runner.max_seqs or batcher.max_step_tokens"
+    tokens = (fitting - 1) * block_size
+    return f"Set cache.num_blocks={fitting}, which would fit (model.max_len={tokens} at most)"
+
+
 def host_memory_bytes(root: Path = Path("/")) -> int:
     """Memory this process may still take: what the kernel calls available, or what the container's
     limit leaves, whichever is less. ``root`` is where /proc and /sys are looked for."""
@@ -48,23 +116,32 @@ def size_pool(
     max_len: int,
     max_len_is_explicit: bool,
     max_seqs: int,
+    memory: Memory | None = None,
 ) -> PoolSize:
     """Blocks for the pool, and the context limit that goes with them.
 
+    ``free_bytes`` is what is left after the weights; ``memory`` says what else will want some.
     ``max_len`` is the model's or the configured limit; where the pool cannot hold it, a configured
     one is an error and the model's is lowered. Raises ``ValueError`` with numbers.
     """
-    size = config.block_size
+    size, memory = config.block_size, memory or Memory()
     blocks_per_seq = -(-max_len // size)
-    num_blocks, rule = _wanted(config, block_bytes, free_bytes, max_seqs * blocks_per_seq)
+    left_bytes = max(free_bytes - memory.reserved_bytes, 0)
+    num_blocks, rule = _wanted(config, block_bytes, left_bytes, max_seqs * blocks_per_seq)
     needed = num_blocks * block_bytes
-    if needed > free_bytes:
+    fitting = left_bytes // block_bytes
+    if needed > left_bytes:
         raise ValueError(
-            f"cache: {num_blocks} blocks of {block_bytes} bytes are {needed / _GIB:.2f} GiB, but "
-            f"{free_bytes / _GIB:.2f} GiB are free; lower cache.num_blocks or cache.memory_gib, "
-            f"{max(free_bytes // block_bytes, 0)} blocks would fit"
+            f"cache: {num_blocks} blocks of {block_bytes} bytes do not fit: "
+            f"{memory.described(needed)}; {free_bytes / _GIB:.2f} GiB are free after the weights. "
+            + _advice(fitting, size)
         )
     capacity = (num_blocks - 1) * size
+    if num_blocks < 2 and fitting < 2:
+        raise ValueError(
+            f"cache: no room for 2 blocks of {block_bytes} bytes: {memory.described(needed)}; "
+            f"{free_bytes / _GIB:.2f} GiB are free after the weights. {_advice(fitting, size)}"
+        )
     if num_blocks < 2:
         raise ValueError(
             f"cache: {rule} gives {num_blocks} blocks of {block_bytes} bytes; at least 2 are "

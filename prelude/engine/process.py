@@ -95,7 +95,9 @@ def engine_main(config: Config, to_engine: str, from_engine: str) -> None:
 
 
 def _run(config: Config, channel: ZmqChannel) -> None:
+    from prelude.cache.sizing import is_out_of_memory
     from prelude.engine.build import build_engine
+    from prelude.engine.startup import process_age_s
 
     with progress_bar() as draw:
 
@@ -103,11 +105,15 @@ def _run(config: Config, channel: ZmqChannel) -> None:
             draw(phase, fraction)
             channel.send(Progress(phase, fraction))
 
-        core, info = build_engine(config, report)
+        core, info = build_engine(config, report, process_age_s())
     gc.collect()
     gc.freeze()  # what start-up made stays: collections during steps need not look at it
     try:
         channel.send(Ready(info))
         run_loop(core, channel)
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        raise MemoryError(f"{error}; in use: {info.rules['memory']}") from error
     finally:
         core.close()

@@ -22,35 +22,49 @@ _ROWS = (1, 16)
 _CONTEXT = 512
 _REPEATS = 4
 _LONG_MS = 100.0
-_STREAMED_BYTES = 256 * 2**20
+_STREAMED_BYTES = 128 * 2**20
 _BODY_GRID = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)  # where the curves can be corrected
 _HEAD_GRID = (1, 2, 4, 8, 16, 32, 64)
 
 
 @torch.inference_mode()
-def measure_prices(
-    decoder: Decoder, kv: list[Tensor], block_size: int, device: torch.device
-) -> PriceTable:
+def measure_prices(decoder: Decoder, kv: list[Tensor], block_size: int) -> PriceTable:
     """Time forwards of a few sizes on the dummy block, then one and many tokens behind a context,
     then head and sampler; larger steps are priced by extrapolation."""
+    greedy, filtered, full = (_head_curve(decoder, mode) for mode in _SAMPLERS)
+    body, ctx_ms, pair_ms = _body(decoder, kv, block_size, _REPEATS)
+    return PriceTable(body, ctx_ms, pair_ms, (greedy, filtered, full))
+
+
+@torch.inference_mode()
+def remeasure_body(
+    prices: PriceTable, decoder: Decoder, kv: list[Tensor], block_size: int
+) -> PriceTable:
+    """The list after the layers' code has changed between two steps: quickly, every size once."""
+    body, ctx_ms, pair_ms = _body(decoder, kv, block_size, repeats=1)
+    return PriceTable(body, ctx_ms, pair_ms, prices.heads)
+
+
+def _body(
+    decoder: Decoder, kv: list[Tensor], block_size: int, repeats: int
+) -> tuple[Curve, float, float]:
+    """Milliseconds over new tokens, per KV token read and per query-key pair."""
     layers = _num_streamed(decoder)
     times = len(decoder.layers) / layers
 
     def timed(count: int, context: int) -> float:
         run = partial(_forward, decoder, kv[:layers], block_size, count, context)
-        return times * _timed_ms(run)
+        return times * _timed_ms(run, repeats)
 
     few, many = _SIZES[0], _SIZES[-1]
     timed(few, few)  # pays for pages and threads
     points = {size: timed(size, size) for size in _SIZES}
     if points[many] < _LONG_MS:
         points |= {size: timed(size, size) for size in _MORE_SIZES}
-    per_ctx_token = _per(timed(few, _CONTEXT) - points[few], Sums().plus(_CONTEXT - few, few).ctx)
+    ctx_ms = _per(timed(few, _CONTEXT) - points[few], Sums().plus(_CONTEXT - few, few).ctx)
     pairs = Sums().plus(_CONTEXT - many, many).pairs - Sums().plus(0, many).pairs
-    per_pair = _per(timed(many, _CONTEXT) - points[many], pairs)
-    body = Curve.of(_rising(points)).resampled(_BODY_GRID)
-    greedy, filtered, full = (_head_curve(decoder, mode, device) for mode in _SAMPLERS)
-    return PriceTable(body, per_ctx_token, per_pair, (greedy, filtered, full))
+    pair_ms = _per(timed(many, _CONTEXT) - points[many], pairs)
+    return Curve.of(_rising(points)).resampled(_BODY_GRID), ctx_ms, pair_ms
 
 
 def _num_streamed(decoder: Decoder) -> int:
@@ -84,13 +98,13 @@ def _forward(decoder: Decoder, kv: list[Tensor], block_size: int, count: int, ct
         x = decoder.layer_fn(layer, x, cos, sin, layer_kv, *meta)
 
 
-def _head_curve(decoder: Decoder, mode: SampleMode, device: torch.device) -> Curve:
-    points = {}
+def _head_curve(decoder: Decoder, mode: SampleMode) -> Curve:
+    points, norm = {}, decoder.norm
     for rows in _ROWS:
-        hidden = torch.rand(rows, decoder.spec.hidden_size, dtype=decoder.norm.dtype, device=device)
+        hidden = torch.rand(rows, len(norm), dtype=norm.dtype, device=norm.device)
         run = partial(_SAMPLERS[mode], decoder, hidden)
         run()
-        points[rows] = _timed_ms(run)
+        points[rows] = _timed_ms(run, _REPEATS)
     return Curve.of(_rising(points)).resampled(_HEAD_GRID)
 
 
@@ -135,10 +149,10 @@ _SAMPLERS: Mapping[SampleMode, Callable[[Decoder, Tensor], None]] = {
 }
 
 
-def _timed_ms(run: Callable[[], None]) -> float:
-    """Best of up to ``_REPEATS`` runs, fewer where a run is long."""
+def _timed_ms(run: Callable[[], None], repeats: int) -> float:
+    """Best of up to ``repeats`` runs, fewer where a run is long."""
     times_ms: list[float] = []
-    while len(times_ms) < _REPEATS and sum(times_ms) < _LONG_MS:
+    while len(times_ms) < repeats and sum(times_ms) < _LONG_MS:
         start = time.perf_counter()
         run()
         times_ms.append((time.perf_counter() - start) * 1e3)

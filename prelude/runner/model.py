@@ -9,7 +9,7 @@ from torch import Tensor
 from prelude.cache.layout import KVLayout
 from prelude.graphs.pool import LayerPrograms
 from prelude.models.decoder import Decoder
-from prelude.runner.calibrate import measure_prices
+from prelude.runner.calibrate import measure_prices, remeasure_body
 from prelude.runner.inputs import LaunchInputs, build_inputs
 from prelude.runner.sampler import prompt_logprobs, sample
 from prelude.runner.slots import Slots
@@ -19,7 +19,8 @@ from prelude.types.prices import PriceTable
 
 class ModelRunner:
     """Runs plans on ``decoder``, each when it is collected. ``num_blocks`` KV blocks are allocated
-    here, once: programs bake in nothing but shapes, so eager and compiled steps share them."""
+    here, once: programs bake in nothing but shapes, so eager and compiled steps share them. ``prices`` that an earlier run has
+    left need not be measured."""
 
     depth = 1
 
@@ -33,6 +34,7 @@ class ModelRunner:
         max_seqs: int,
         device: torch.device,
         programs: LayerPrograms,
+        prices: PriceTable | None = None,
     ) -> None:
         self.decoder = decoder
         self.layout = layout
@@ -47,17 +49,15 @@ class ModelRunner:
         self._programs = programs
         self._queue: deque[Plan] = deque()
         decoder.layer_fn = programs
-        self.prices = self.calibrate()
+        self.prices = prices or measure_prices(decoder, self._kv, self.block_size)
 
     @property
     def programs(self) -> ProgramCount:
         return self._programs.count
 
-    def calibrate(self) -> PriceTable:
-        return measure_prices(self.decoder, self._kv, self.layout.block_size, self.device)
-
     def upkeep(self) -> None:
-        self._programs.upkeep()
+        if self._programs.upkeep():
+            self.prices = remeasure_body(self.prices, self.decoder, self._kv, self.block_size)
 
     def close(self) -> None:
         self._programs.close()

@@ -25,11 +25,14 @@ class ThreadedRunner:
         self.block_size = runner.block_size
         self.max_len = runner.max_len
         self.vocab_size = runner.vocab_size
-        self.prices: PriceTable = runner.prices
         self._plans: queue.SimpleQueue[Plan | None] = queue.SimpleQueue()
         self._outputs: queue.SimpleQueue[StepOutput | Exception] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="prelude-runner", daemon=True)
         self._thread.start()
+
+    @property
+    def prices(self) -> PriceTable:
+        return self._runner.prices
 
     @property
     def programs(self) -> ProgramCount:

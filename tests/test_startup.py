@@ -1,0 +1,73 @@
+"""The report of a start adds up, and says why."""
+
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from prelude.engine import startup
+from prelude.engine.startup import Startup, process_age_s
+
+
+def report(before_s: float = 0.0) -> Startup:
+    return Startup(lambda phase, fraction: None, before_s)
+
+
+def test_phases_and_the_rest_add_up_to_the_wall_clock() -> None:
+    begin = time.perf_counter()
+    start = report(before_s=2.0)
+    with start.phase("one"):
+        time.sleep(0.02)
+    time.sleep(0.01)
+    with start.phase("two"):
+        pass
+    start.finish()
+    wall = time.perf_counter() - begin
+    assert list(start.seconds) == ["imports", "one", "two", "other"]
+    assert start.seconds["one"] >= 0.02
+    assert start.seconds["other"] >= 0.01
+    assert sum(start.seconds.values()) == pytest.approx(2.0 + wall, abs=0.01)
+
+
+def test_progress_is_told_of_every_phase() -> None:
+    told: list[tuple[str, float]] = []
+    start = Startup(lambda phase, fraction: told.append((phase, fraction)))
+    with start.phase("loading weights"):
+        start.progress("loading weights", 0.5)
+    assert told == [("loading weights", 0.0), ("loading weights", 0.5)]
+
+
+@pytest.mark.skipif(not startup._allocated_bytes(), reason="needs /proc")
+def test_memory_that_grew_is_seen_and_mapped_files_are_added() -> None:
+    start = report()
+    with start.phase("loading weights") as phase:
+        kept = torch.ones(4_000_000)
+        phase.read_bytes += 123_000_000
+    assert kept.sum() == 4_000_000
+    assert phase.allocated_bytes >= 12_000_000
+    assert phase.read_bytes >= 123_000_000
+
+
+def test_the_table_has_a_sum_and_the_rules() -> None:
+    start = report()
+    with start.phase("loading weights") as phase:
+        phase.read_bytes += 3 * 2**20
+    start.rule("threads", 2, "all cores")
+    start.finish()
+    lines = list(start.lines())
+    assert lines[0].split() == ["start-up", "seconds", "read", "MiB", "new", "MiB"]
+    assert [line.split()[0] for line in lines[1:]] == ["loading", "other", "sum", "threads"]
+    assert lines[1].split()[3] == "3"
+    assert lines[-1] == "  threads  2 (all cores)"
+
+
+def test_a_process_knows_its_age() -> None:
+    age_s = process_age_s()
+    time.sleep(0.05)
+    assert age_s == 0.0 or 0.03 <= process_age_s() - age_s < 5.0
+
+
+def test_without_proc_nothing_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(startup, "_PROC", Path("/nonexistent"))
+    assert (process_age_s(), startup._read_bytes(), startup._allocated_bytes()) == (0.0, 0, 0)
