@@ -3,15 +3,15 @@
 The launch has one shape for a given number of rows, whatever their contexts, so a CUDA graph may
 hold it: every program finds its share of the work from ``ctx_lens``. All heads that read one
 key-value head share a tile. The last program to finish a row merges its parts, so that there is
-no second launch (the counting of Stream-K and of CUDA's threadFenceReduction sample).
+no second launch.
 """
-
-from functools import cache
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+
+from prelude.kernels.triton.arrivals import arrival_counters, arrives_last
 
 _TILE = 64  # keys per turn of the loop
 _PROGRAMS = 264  # two per multiprocessor of an H100 or H200: enough to keep the memory busy
@@ -33,7 +33,7 @@ def attend_decode(
     Shapes as in ``prelude.kernels.attention``; a row of context 0 gives zeros. ``chunk > 0``
     splits every context alike, into parts of that many tokens, so that a row's result does not
     depend on the others; by default all rows together are split evenly over the device. Launches
-    that share rows must not run at the same time on two streams.
+    must not run at the same time on two streams.
     """
     rows, heads, head_dim = q.shape
     kv_heads, width = kv.shape[3], block_tables.shape[1] * kv.shape[2]
@@ -50,7 +50,7 @@ def attend_decode(
         block_tables,
         partial,
         stats,
-        _arrivals(q.device, triton.next_power_of_2(rows * kv_heads)),
+        arrival_counters(q.device, rows * kv_heads),
         scale * _LOG2_E,
         window,
         rows,
@@ -72,13 +72,6 @@ def attend_decode(
         num_warps=4,
         num_stages=3,
     )
-
-
-@cache
-def _arrivals(device: torch.device, size: int) -> Tensor:
-    """Counters of the parts that are done, zero before and after every launch. Kept for good:
-    captured graphs hold their address, so the first launch of a size must not be captured."""
-    return torch.zeros(size, dtype=torch.int32, device=device)
 
 
 @triton.jit
@@ -164,10 +157,7 @@ def _decode(
     tl.store(partial_ptr + at[:, None] * DIM + d[None, :], mixed, mask=mine)
     tl.store(stats_ptr + at, best, mask=g < GROUP)
     tl.store(stats_ptr + stats_half + at, weight, mask=g < GROUP)
-    tl.debug_barrier()  # all of this program's stores come before its arrival
-    arrivals = arrivals_ptr + row * kv_heads + head
-    if tl.atomic_add(arrivals, 1, sem="acq_rel", scope="gpu") == num_parts - 1:
-        tl.store(arrivals, 0)
+    if arrives_last(arrivals_ptr + row * kv_heads + head, num_parts):
         first = (item - part) * all_heads + heads
         mixed = _merge(
             partial_ptr, stats_ptr, stats_half, first, all_heads, num_parts,
