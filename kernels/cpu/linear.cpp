@@ -3,14 +3,13 @@
 //
 // W is read from memory once per ROW_BLOCK rows of x, strip by strip (some rows of W that fit the
 // L2 cache); all rows of x go over a strip while the next one is fetched, evenly spread over the
-// passes. Strips of int8 that several passes read are widened first. Threads take pieces of W as
-// they go, so that a core which other processes disturb takes fewer. Every output is summed in the
-// same order whatever the other rows of x and the number of threads: its bits do not depend on the
-// batch (`linear_tile.h`).
+// passes. Threads take pieces of W as they go, so that a core which other processes disturb takes
+// fewer. Every output is summed in the same order whatever the other rows of x and the number of
+// threads: its bits do not depend on the batch (`linear_tile.h`). int8 is widened in registers each
+// time it is read: beside the products that is free.
 
 #include <algorithm>
 #include <atomic>
-#include <type_traits>
 #include <vector>
 
 #include "linear_tile.h"
@@ -58,54 +57,24 @@ void pack(const Problem& p, int pass, const float* x, int64_t x_row, float* pack
             store(next, load_first(x + r * x_row + whole, p.inputs - whole));
 }
 
-// The strips of one thread.
-template <class T> class Strips {
-  public:
-    Strips(const Problem& p, Rows<T> w) : p(p), w(w) {
-        const int64_t fits = STRIP_BYTES / int64_t(sizeof(float)) / std::max<int64_t>(p.inputs, 1);
-        size = std::max<int64_t>(fits / STRIP, 1) * STRIP;
+// Outputs in a strip.
+int64_t strip_size(int64_t inputs) {
+    const int64_t fits = STRIP_BYTES / int64_t(sizeof(float)) / inputs;
+    return std::max<int64_t>(fits / STRIP, 1) * STRIP;
+}
+
+// Outputs from..to; `upcoming` is where this thread goes on afterwards.
+template <class T>
+void run_piece(const Problem& p, Rows<T> w, int64_t from, int64_t to, int64_t upcoming) {
+    const int64_t row_bytes = w.step * sizeof(T), part = p.inputs * sizeof(T) / p.passes;
+    const int64_t every = p.passes * LINE / int64_t(W * sizeof(T)), strip = strip_size(p.inputs);
+    for (; from < to; from += strip) {
+        const int64_t end = std::min(to, from + strip), next = end < to ? end : upcoming;
+        for (int i = 0; i < p.passes; i++)
+            run_pass(p, i, from, end, w.from(from),
+                     {(const char*)w.at + next * row_bytes + part * i, row_bytes, every});
     }
-
-    int64_t size; // outputs in a strip
-
-    // Outputs from..to; `upcoming` is where this thread goes on afterwards.
-    void run(int64_t from, int64_t to, int64_t upcoming) const {
-        for (; from < to; from += size) {
-            const int64_t end = std::min(to, from + size);
-            run_strip(from, end, end < to ? end : upcoming);
-        }
-    }
-
-  private:
-    const Problem& p;
-    const Rows<T> w;
-
-    void run_strip(int64_t from, int64_t to, int64_t next) const {
-        const bool widen = !std::is_same_v<T, float> && p.passes > 1;
-        const Rows<float> wide = widen ? widened(from, to) : Rows<float>{};
-        const int64_t row_bytes = w.step * sizeof(T), part = p.inputs * sizeof(T) / p.passes;
-        const int64_t every = p.passes * LINE / int64_t(W * sizeof(T));
-        for (int i = 0; i < p.passes; i++) {
-            const Ahead ahead = {(const char*)w.at + next * row_bytes + part * i, row_bytes, every};
-            if (widen)
-                run_pass(p, i, from, to, wide, ahead);
-            else
-                run_pass(p, i, from, to, w.from(from), ahead);
-        }
-    }
-
-    Rows<float> widened(int64_t from, int64_t to) const {
-        thread_local Scratch scratch;
-        const int64_t step = p.steps * W;
-        float *const first = scratch.floats((to - from) * step), *out = first;
-        for (int64_t n = from; n < to; n++, out += step)
-            for (int64_t k = 0; k < p.inputs; k += W) {
-                const T* values = w.at + n * w.step + k;
-                store(out + k, p.inputs - k < W ? load_first(values, p.inputs - k) : load(values));
-            }
-        return {first, step};
-    }
-};
+}
 
 template <class T>
 void run_block(Problem p, const float* x, int64_t x_row, Rows<T> w, int threads) {
@@ -114,9 +83,8 @@ void run_block(Problem p, const float* x, int64_t x_row, Rows<T> w, int threads)
     p.steps = (p.inputs + W - 1) / W;
     float* packed = scratch.floats(p.rows * p.steps * W);
     p.x = packed;
-    const Strips<T> strips(p, w);
-    const int64_t share = p.outputs / (threads * PIECES);
-    const int64_t piece = std::max<int64_t>(share / strips.size, 1) * strips.size;
+    const int64_t strip = strip_size(p.inputs), share = p.outputs / (threads * PIECES);
+    const int64_t piece = std::max<int64_t>(share / strip, 1) * strip;
     std::atomic<int64_t> next{0};
 #pragma omp parallel num_threads(threads) if (p.rows * p.outputs * p.inputs > ALONE)
     {
@@ -124,7 +92,7 @@ void run_block(Problem p, const float* x, int64_t x_row, Rows<T> w, int threads)
         for (int i = 0; i < p.passes; i++) pack(p, i, x, x_row, packed);
         for (int64_t at = next.fetch_add(piece); at < p.outputs;) {
             const int64_t upcoming = next.fetch_add(piece);
-            strips.run(at, std::min(p.outputs, at + piece), upcoming);
+            run_piece(p, w, at, std::min(p.outputs, at + piece), upcoming);
             at = upcoming;
         }
     }
