@@ -12,7 +12,8 @@ from prelude.cache.layout import KVLayout
 from prelude.kernels import flashinfer
 from prelude.kernels.flashinfer import FlashInferAttention
 from prelude.kernels.layer_ops import PlainOps
-from prelude.runner.captured import CapturedRunner, shapes_of
+from prelude.runner.captured import CapturedRunner
+from prelude.runner.static_inputs import shapes_of
 from tests.device_double import DeviceDouble
 from tests.fake_device import FakeDevice, FakeStream, Work
 from tests.fake_flashinfer import Library
@@ -66,7 +67,7 @@ def flashinfer_runner(folder: Path, queue: DeviceDouble) -> CapturedRunner:
         BLOCK,
         torch.float32,
         queue.device,
-        windows=tuple(sorted({layer.window for layer in decoder.layers})),
+        windows=tuple(sorted(set(spec.windows))),
         shapes=shapes_of(BUCKETS),
         max_rows=6,
         max_tokens=20,
