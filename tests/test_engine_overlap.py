@@ -177,9 +177,9 @@ def _waits_ms(depth: int, *, patient: bool) -> tuple[list[float], float]:
     log = StepLog(keep=10_000)
     core = make_core(runner=runner, clock=clock, max_len=4096, log=log)
     core.add(request([1], uid=0, max_tokens=4000))
-    arrivals = [clock() + 1.0 + i * 0.0537 + rng.random() * 0.02 for i in range(200)]
+    arrivals = [clock() + 1.0 + i * 0.0237 + rng.random() * 0.02 for i in range(600)]
     begun_s, waits_ms = clock(), list[float]()
-    while len(waits_ms) < 200:
+    while len(waits_ms) < 600:
         due_s = clock() + max(core.slack_ms, 0.0) / 1e3 if patient else clock()
         while arrivals and arrivals[0] <= due_s:
             clock.now_s = max(clock.now_s, arrivals[0])

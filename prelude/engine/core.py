@@ -167,10 +167,10 @@ class EngineCore:
         self._policy_state = policy_state
         if plan.launches:
             self.runner.submit(plan)
-        now_s = self._clock()
-        self._pace.planned((now_s - start_s) * 1e3)
-        if not self._flights:
-            self._pace.started(now_s, plan.price_ms)
+        if self._flights:
+            self._pace.submitted(self._clock())
+        else:
+            self._pace.started(self._clock(), plan.price_ms)
         self._flights.append(_Flight(plan, start_s))
         return True
 
@@ -180,6 +180,7 @@ class EngineCore:
         begun_s = max(flight.start_s, self._collected_s)
         self._collected_s = self.ledger.now_s = self._clock()
         if self._flights:
+            self._pace.ended(sum(output.actual_ms))
             self._pace.started(self._collected_s, self._flights[0].plan.price_ms)
         rows = (row for launch in plan.launches for row in launch.rows)
         seqs = {row.seq_id: self.ledger.settle(row) for row in rows}
@@ -225,7 +226,6 @@ class EngineCore:
         for launch, actual_ms in zip(plan.launches, output.actual_ms, strict=True):
             self.profile.observe(launch, actual_ms)
         run_ms = sum(output.actual_ms)
-        self._pace.ended(plan.price_ms, run_ms)
         end_s = self._collected_s if self._flights else self._clock()
         step_ms = (end_s - begun_s) * 1e3
         overhead_ms = max(step_ms - run_ms, 0.0)
