@@ -1,0 +1,133 @@
+"""Where the engine's own time of a step goes, that is everything but the programs:
+
+    python -m benchmarks.host_time --output benchmarks/results/cpu/host_time.json
+
+The real engine decodes with a runner that builds the input tensors of every launch and makes up
+the tokens. Microseconds of a step, the median of many, by part; and what ``schedule`` takes where
+200 requests wait behind 64 that run.
+"""
+
+import argparse
+import json
+import statistics
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import torch
+
+from benchmarks.host_runner import HostRunner
+from prelude.bench.observer import Observer
+from prelude.conf.schema import BatcherConfig, CacheConfig
+from prelude.engine.core import EngineCore
+from prelude.types.request import Request, SamplingParams
+from prelude.types.wire import StepEvents, encode
+
+PARTS = ("schedule", "bind", "inputs", "outputs", "commit", "events")
+ROWS = (1, 16, 32, 64)
+CONTEXT, STEPS, WARMUP = 512, 400, 50
+
+
+class Timers:
+    """Microseconds spent in wrapped calls, by name and step."""
+
+    def __init__(self) -> None:
+        self.samples_us: dict[str, list[float]] = defaultdict(list)
+
+    def wrap(self, name: str, call: Callable[..., Any]) -> Callable[..., Any]:
+        def timed(*args: Any) -> Any:
+            start = time.perf_counter()
+            result = call(*args)
+            self.samples_us[name].append((time.perf_counter() - start) * 1e6)
+            return result
+
+        return timed
+
+
+def engine(timers: Timers, max_seqs: int, num_blocks: int) -> EngineCore:
+    runner = HostRunner(depth=1, max_seqs=max_seqs, num_blocks=num_blocks)
+    core = EngineCore(
+        runner,
+        batcher=BatcherConfig(max_step_tokens=10**6, step_ms=1e9, idle_step_ms=1e9, headroom=0),
+        cache=CacheConfig(),
+        max_seqs=max_seqs,
+        eos_ids=(0,),
+    )
+    for owner, method, name in (
+        (core, "_policy", "schedule"),
+        (core.ledger, "bind", "bind"),
+        (runner, "inputs", "inputs"),
+        (runner, "outputs", "outputs"),
+    ):
+        setattr(owner, method, timers.wrap(name, getattr(owner, method)))
+    return core
+
+
+def add(core: EngineCore, count: int, length: int) -> None:
+    """Prompts of which no two begin alike."""
+    params = SamplingParams(max_tokens=2000, temperature=0.0, ignore_eos=True)
+    base = core.ledger.num_running + core.ledger.num_waiting
+    for uid in range(base, base + count):
+        prompt = [uid + 1, *range(100, 99 + length)]
+        assert not core.add(Request(uid=uid, prompt_ids=prompt, params=params))
+
+
+def parts_us(rows: int) -> dict[str, float]:
+    """Median microseconds of each part of a decode step, and of all of them together."""
+    timers = Timers()
+    core = engine(timers, rows, 300 + rows * 100)
+    add(core, rows, CONTEXT)
+    send = timers.wrap("events", lambda events: encode(StepEvents(events, core.stats())))
+    totals = []
+    for _ in range(WARMUP + STEPS):
+        start = time.perf_counter()
+        send(core.step())
+        totals.append((time.perf_counter() - start) * 1e6)
+    found = {
+        name: statistics.median(timers.samples_us[name][WARMUP:])
+        for name in PARTS
+        if name != "commit"
+    }
+    total = statistics.median(totals[WARMUP:])
+    commit = total - sum(found.values())
+    return {name: found.get(name, commit) for name in PARTS} | {"total": total}
+
+
+def schedule_us(num_slots: int, num_blocks: int) -> float:
+    """Median microseconds of ``schedule`` with 64 running and 200 waiting."""
+    timers = Timers()
+    core = engine(timers, num_slots, num_blocks)
+    add(core, 64, CONTEXT)
+    core.step()
+    add(core, 200, CONTEXT)
+    for _ in range(WARMUP + STEPS // 4):
+        core.step()
+    assert (core.ledger.num_running, core.ledger.num_waiting) == (64, 200)
+    return statistics.median(timers.samples_us["schedule"][WARMUP:])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--output", type=Path)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    observer = Observer(None)
+    result = {
+        "step_us": {str(rows): parts_us(rows) for rows in ROWS},
+        "schedule_us_200_waiting_64_running": {
+            "slots are full": schedule_us(64, 10_000),
+            "memory is full": schedule_us(300, 64 * -(-(CONTEXT + 160) // 16) + 10),
+        },
+    }
+    environment = msgspec.to_builtins(observer.finish())
+    line = json.dumps({"environment": environment, **result})
+    print(line)
+    if options.output:
+        options.output.write_text(line + "\n")
+
+
+if __name__ == "__main__":
+    main()
