@@ -1,121 +1,196 @@
-"""Our linear of few rows beside F.linear, weights streamed from memory: interleaved, minima.
+"""Bake-off of linear layers on CPU: the library, Inductor's C++ GEMM template, and our kernel.
 
-Weights are used in turn from a set larger than any cache, as the layers of a model are. The probe
-is the same number of bytes read by torch.sum. Prints a Markdown table, then JSON.
+Weights are used in turn from a set larger than any cache, as the layers of a model are; contenders
+take turns, and the minimum counts. The shapes are those of Qwen3-0.6B. Beside them, in the same
+turns: the weights of the set read by torch.sum; before all, the peak of a dense product. Writes a
+Markdown table and JSON.
 
-    python -m benchmarks.kernels_linear [--threads 1 2] [--rounds 5]
+    python -m benchmarks.kernels_linear [--threads 1 2] [--rounds 7] [--out FOLDER]
 """
 
 import argparse
 import json
 import platform
+import shlex
+import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch._inductor import config
 
+from prelude.kernels.int8 import dequantize
 from prelude.kernels.linear import CpuLinear
+from prelude.models.linear import empty_matrix, store
 
-SET_BYTES = 640_000_000
-SHAPES = ((1024, 3072), (3072, 1024), (151_936, 1024))  # outputs, inputs
-ROWS = (1, 2, 4, 8, 16, 32, 48, 64)
+SET_BYTES = 120_000_000  # of float32; the last cache of the machine has 32 MiB
+SHAPES = {  # outputs, inputs
+    "qkv": (4096, 1024),
+    "o": (1024, 2048),
+    "gate_up": (6144, 1024),
+    "down": (1024, 3072),
+    "head": (151_936, 1024),
+}
+ROWS = (1, 4, 16, 64, 128, 512)
+CPU = torch.device("cpu")
+
+Run = Callable[[Tensor], object]  # all weights of the set, once
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
+    """Milliseconds per weight. ``read_ms`` and ``inductor_ms`` are null where not measured."""
+
+    name: str
     outputs: int
     inputs: int
     rows: int
     threads: int
+    library_ms: float
+    inductor_ms: float | None
     ours_ms: float
-    torch_ms: float
-    read_ms: float  # torch.sum of the same weights
+    int8_ms: float
+    read_ms: float
+
+    def gflops(self, ms: float) -> float:
+        return 2e-6 * self.outputs * self.inputs * self.rows / ms
 
     @property
     def gbytes_s(self) -> float:
         return 4e-6 * self.outputs * self.inputs / self.ours_ms
 
-    @property
-    def gflops(self) -> float:
-        return 2e-6 * self.outputs * self.inputs * self.rows / self.ours_ms
+
+class Library(torch.nn.Module):
+    """F.linear over a set of weights; frozen and compiled, also Inductor's contender."""
+
+    def __init__(self, weights: Sequence[torch.nn.Parameter]) -> None:
+        super().__init__()
+        self.weights = torch.nn.ParameterList(weights)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        return [F.linear(x, w) for w in self.weights]
+
+
+def inductor(module: Library, x: Tensor) -> Run:
+    """Compiled for this number of rows, weights packed at compile time."""
+    torch.compiler.reset()
+    compiled: Run = torch.compile(module.eval(), dynamic=False)
+    with config.patch(freezing=True, max_autotune=True, max_autotune_gemm_backends="CPP"):
+        compiled(x)
+    return compiled
+
+
+def weight_set(outputs: int, inputs: int) -> tuple[list[torch.nn.Parameter], list[Tensor]]:
+    """The same weights as float32 and as int8."""
+    generator = torch.Generator().manual_seed(0)
+    floats, bytes_ = [], []
+    for _ in range(max(1, round(SET_BYTES / (4 * outputs * inputs)))):
+        floats.append(empty_matrix(outputs, inputs, torch.float32, CPU))
+        floats[-1].data.normal_(0.0, inputs**-0.5, generator=generator)
+        bytes_.append(empty_matrix(outputs, inputs, torch.int8, CPU).data)
+        store(bytes_[-1], floats[-1].data)
+    return floats, bytes_
 
 
 def measure(
-    streamed: CpuLinear, weights: list[Tensor], rows: int, threads: int, rounds: int
+    name: str, kernel: CpuLinear, rows: int, threads: int, rounds: int, with_inductor: bool
 ) -> Result:
     torch.set_num_threads(threads)
-    outputs, inputs = weights[0].shape
+    outputs, inputs = SHAPES[name]
+    weights, rounded = weight_set(outputs, inputs)
     x = torch.randn(rows, inputs, generator=torch.Generator().manual_seed(rows))
-    torch.testing.assert_close(
-        streamed(x, weights[0], None), F.linear(x, weights[0]), atol=1e-4, rtol=1e-3
-    )
-    best = [float("inf")] * 3
+    library = Library(weights)
+    contenders: dict[str, Run] = {
+        "library": library,
+        "ours": lambda x: [kernel(x, w, None) for w in weights],
+        "int8": lambda x: [kernel(x, w, None) for w in rounded],
+        "read": lambda x: [w.sum() for w in weights],
+    }
+    check(kernel(x, weights[0], None), F.linear(x, weights[0]))
+    check(kernel(x, rounded[0], None), F.linear(x, dequantize(rounded[0])))
+    if with_inductor:
+        contenders["inductor"] = inductor(library, x)
+    best = dict.fromkeys(contenders, float("inf"))
     for _ in range(rounds):
-        for w in weights:
-            calls: tuple[Callable[[Tensor], object], ...] = (
-                lambda w: streamed(x, w, None),
-                lambda w: F.linear(x, w),
-                torch.sum,
-            )
-            # Each weight is read once a call, and the set lies between two calls of one kind.
-            for i, call in enumerate(calls):
-                best[i] = min(best[i], _time_ms(call, w if i == 0 else _other(weights, w, i)))
-    return Result(outputs, inputs, rows, threads, *best)
+        for contender, run in contenders.items():
+            best[contender] = min(best[contender], time_ms(run, x) / len(weights))
+    return Result(
+        *(name, outputs, inputs, rows, threads),
+        library_ms=best["library"],
+        inductor_ms=best.get("inductor"),
+        ours_ms=best["ours"],
+        int8_ms=best["int8"],
+        read_ms=best["read"],
+    )
 
 
-def _other(weights: list[Tensor], w: Tensor, step: int) -> Tensor:
-    """A weight that the previous call did not just leave in cache."""
-    at = next(i for i, other in enumerate(weights) if other is w)
-    return weights[(at + step * len(weights) // 3) % len(weights)]
+def check(found: Tensor, expected: Tensor) -> None:
+    torch.testing.assert_close(found, expected, atol=1e-3, rtol=1e-3)
 
 
-def _time_ms(call: Callable[[Tensor], object], w: Tensor) -> float:
+def time_ms(run: Run, x: Tensor) -> float:
     start = time.perf_counter()
-    call(w)
+    run(x)
     return (time.perf_counter() - start) * 1e3
+
+
+def peak_gflops(threads: int, size: int = 2048) -> float:
+    torch.set_num_threads(threads)
+    x = torch.rand(size, size)
+    return max(2e-6 * size**3 / time_ms(lambda x: x @ x, x) for _ in range(6))
 
 
 def render(results: list[Result]) -> str:
     lines = [
-        "| outputs x inputs | rows | threads | ours ms | F.linear ms | reading alone ms "
-        "| ours GB/s | GFLOP/s |",
-        "|---|---|---|---|---|---|---|---|",
+        "| weight | rows | threads | library ms | Inductor ms | ours ms | ours int8 ms "
+        "| reading alone ms | ours GB/s | ours GFLOP/s | library GFLOP/s |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
-    lines += [
-        f"| {r.outputs} x {r.inputs} | {r.rows} | {r.threads} | {r.ours_ms:.2f} "
-        f"| {r.torch_ms:.2f} | {r.read_ms:.2f} | {r.gbytes_s:.1f} | {r.gflops:.0f} |"
-        for r in results
-    ]
+    for r in results:
+        compiled = "-" if r.inductor_ms is None else f"{r.inductor_ms:.2f}"
+        lines.append(
+            f"| {r.name} {r.outputs} x {r.inputs} | {r.rows} | {r.threads} | {r.library_ms:.2f} "
+            f"| {compiled} | {r.ours_ms:.2f} | {r.int8_ms:.2f} | {r.read_ms:.2f} "
+            f"| {r.gbytes_s:.1f} | {r.gflops(r.ours_ms):.0f} | {r.gflops(r.library_ms):.0f} |"
+        )
     return "\n".join(lines)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=list(SHAPES))
+    parser.add_argument("--rows", type=int, nargs="+", default=list(ROWS))
+    parser.add_argument("--no-inductor", action="store_true")
+    parser.add_argument("--out", type=Path, help="folder for linear_table.md and linear.json")
     args = parser.parse_args()
+    peaks = {threads: peak_gflops(threads) for threads in args.threads}
     results: list[Result] = []
-    with tempfile.TemporaryDirectory() as folder:
-        streamed = CpuLinear(Path(folder))
-        for outputs, inputs in SHAPES:
-            count = max(1, SET_BYTES // (4 * outputs * inputs))
-            weights = [torch.randn(outputs, inputs) * inputs**-0.5 for _ in range(count)]
-            for threads in args.threads:
-                results += [measure(streamed, weights, rows, threads, args.rounds) for rows in ROWS]
-    print(render(results))
+    with tempfile.TemporaryDirectory() as folder, torch.no_grad():
+        kernel = CpuLinear(Path(folder))
+        for name in args.shapes:
+            for rows in args.rows:
+                for threads in args.threads:
+                    compiled = not args.no_inductor
+                    results.append(measure(name, kernel, rows, threads, args.rounds, compiled))
+                    print(render(results[-1:]).splitlines()[-1], flush=True)
     record = {
         "benchmark": "kernels_linear",
+        "command": shlex.join(["python", "-m", "benchmarks.kernels_linear", *sys.argv[1:]]),
         "torch": torch.__version__,
         "machine": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
-        "rounds": args.rounds,
+        "peak_gflops": peaks,
         "results": [asdict(r) for r in results],
     }
-    print(json.dumps(record))
+    if args.out:
+        (args.out / "linear.json").write_text(json.dumps(record, indent=1) + "\n")
+        (args.out / "linear_table.md").write_text(render(results) + "\n")
 
 
 if __name__ == "__main__":
