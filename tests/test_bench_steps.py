@@ -32,9 +32,18 @@ class Recording(FakeRunner):
 class Rig:
     """An engine on a fake runner, and the clock that its steps move."""
 
-    def __init__(self, workload: EngineWorkload, step_tokens: int = 600, **limits: int) -> None:
+    def __init__(
+        self, workload: EngineWorkload, step_tokens: int = 600, depth: int = 1, **limits: int
+    ) -> None:
         self.time_s = 0.0
-        self.runner = Recording(num_blocks=200, max_len=600, prices=PRICES, sleep=self._sleep)
+        self.runner = Recording(
+            num_blocks=200,
+            max_len=600,
+            prices=PRICES,
+            sleep=self._sleep,
+            clock=lambda: self.time_s,
+            depth=depth,
+        )
         self.core = EngineCore(
             self.runner,
             batcher=BatcherConfig(max_step_tokens=step_tokens, step_ms=1e9, idle_step_ms=1e9),
@@ -68,6 +77,18 @@ def test_a_prompt_is_one_step_of_the_right_length() -> None:
     assert shape.rows == [(0, 64)]
     assert shape.step_ms == pytest.approx([34.0] * 3)
     assert rig.runner.launches == [[(0, 64)]] * 5, "two warm-ups and three repeats"
+
+
+def test_steps_that_overlap_are_timed_alike() -> None:
+    rig = Rig(workload(), depth=2)
+    prompt, four, one = rig.run()
+    assert prompt.step_ms == pytest.approx([34.0] * 3)
+    assert four.step_ms == pytest.approx([4.0] * 5)
+    assert one.step_ms == pytest.approx([2.5] * 5)
+    overheads = [ms for shape in (prompt, four, one) for ms in shape.overhead_ms]
+    assert overheads == pytest.approx([0.0] * 13, abs=1e-6)
+    assert not rig.core.has_work
+    assert rig.core.stats().num_blocks_referenced == 0
 
 
 def test_decode_steps_have_their_batch_and_about_their_context() -> None:

@@ -82,11 +82,15 @@ class StepBench:
             (uid,) = self._add(1, length, 1)
             start = self._clock()
             overhead_ms = 0.0
+            num_steps = self._core.stats().num_steps
             while self._core.has_work:
                 self._core.step()
-                overhead_ms += self._core.stats().overhead_ms
+                stats = self._core.stats()
+                overhead_ms += stats.overhead_ms * (stats.num_steps - num_steps)
+                num_steps = stats.num_steps
                 if self._is_late(f"prefill {length}"):
                     self._core.abort(uid)
+                    self._core.step()
                     return
             if turn >= self._workload.warmup:
                 shape.step_ms.append((self._clock() - start) * 1e3)
@@ -108,6 +112,8 @@ class StepBench:
             yield from self._shrink(uids, batches, context)
         for uid in uids:
             self._core.abort(uid)
+        while self._core.has_work:  # a step may still be under way
+            self._core.step()
 
     def _shrink(self, uids: Sequence[int], batches: Sequence[int], context: int) -> Iterator[Shape]:
         """One prompt phase serves all batches: rows leave as the batch shrinks."""
