@@ -131,3 +131,33 @@ class EngineBenchConfig(Config):
     """``prelude bench engine``: step times of one engine in this process, against the floor."""
 
     bench: EngineWorkload = field(default_factory=EngineWorkload)
+
+
+@dataclass(slots=True)
+class PricesWorkload:
+    """A mixed load that prices have to follow: so many requests at a time, for ``hold_s`` each."""
+
+    seconds: float = 60.0
+    streams: list[int] = field(default_factory=lambda: [1, 2, 4, 8, 12, 16, 24])
+    hold_s: float = 3.0
+    prompt: Lengths = field(
+        default_factory=lambda: Lengths(LengthKind.lognormal, value=128, low=8, high=600)
+    )
+    output: Lengths = field(
+        default_factory=lambda: Lengths(LengthKind.lognormal, value=48, low=4, high=256)
+    )
+    long: Lengths = field(default_factory=lambda: Lengths(LengthKind.uniform, low=800, high=1600))
+    long_share: float = 0.1  # of requests with a prompt from ``long``
+    greedy_share: float = 0.5  # the others draw from the likeliest tokens
+    penalty_share: float = 0.1  # of all, drawn with penalties
+    warmup_share: float = 0.1  # of the launches, not counted
+    probe: bool = True
+    seed: int = 0
+    result: str | None = None
+
+
+@dataclass(slots=True)
+class PricesBenchConfig(Config):
+    """``prelude bench prices``: predicted against real time of every launch of a mixed load."""
+
+    bench: PricesWorkload = field(default_factory=PricesWorkload)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from prelude.conf.bench import EngineBenchConfig, ServeBenchConfig
+from prelude.conf.bench import EngineBenchConfig, PricesBenchConfig, ServeBenchConfig
 from prelude.conf.schema import Config
 
 
@@ -39,3 +39,4 @@ BENCH_SERVE = Command(ServeBenchConfig, "bench_serve", {"workload": "bench/serve
 BENCH_ENGINE = Command(
     EngineBenchConfig, "bench_engine", {"workload": "bench/engine@_global_", **_ENGINE_GROUPS}
 )
+BENCH_PRICES = Command(PricesBenchConfig, "bench_prices", _ENGINE_GROUPS)

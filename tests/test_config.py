@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from omegaconf import DictConfig, OmegaConf
 
 from prelude.conf.bench import EngineBenchConfig, LengthKind, ServeBenchConfig
-from prelude.conf.command import BENCH_ENGINE, BENCH_SERVE, ENGINE, Command
+from prelude.conf.command import BENCH_ENGINE, BENCH_PRICES, BENCH_SERVE, ENGINE, Command
 from prelude.conf.compose import ConfigError, parse_overrides
 from prelude.conf.keys import list_keys, show
 from prelude.conf.load import config_digest, explain, load, load_config
@@ -409,9 +409,11 @@ def test_yaml_never_says_yes_or_no() -> None:
 
 def test_every_yaml_file_is_reachable() -> None:
     folders = {
-        g.partition("@")[0] for c in (ENGINE, BENCH_SERVE, BENCH_ENGINE) for g in c.groups.values()
+        g.partition("@")[0]
+        for c in (ENGINE, BENCH_SERVE, BENCH_ENGINE, BENCH_PRICES)
+        for g in c.groups.values()
     }
-    primaries = {c.primary for c in (ENGINE, BENCH_SERVE, BENCH_ENGINE)}
+    primaries = {c.primary for c in (ENGINE, BENCH_SERVE, BENCH_ENGINE, BENCH_PRICES)}
     for path in (ROOT / "conf").rglob("*.yaml"):
         name = path.relative_to(ROOT / "conf").with_suffix("")
         assert str(name) in primaries or str(name.parent) in folders, name

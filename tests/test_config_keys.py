@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from prelude.conf import schema
-from prelude.conf.command import BENCH_ENGINE, BENCH_SERVE, ENGINE
+from prelude.conf.command import BENCH_ENGINE, BENCH_PRICES, BENCH_SERVE, ENGINE
 from prelude.conf.keys import (
     Key,
     describe_type,
@@ -125,7 +125,7 @@ def test_did_you_mean(name: str, answer: str) -> None:
     assert did_you_mean(name, known) == answer
 
 
-@pytest.mark.parametrize("command", [ENGINE, BENCH_SERVE, BENCH_ENGINE])
+@pytest.mark.parametrize("command", [ENGINE, BENCH_SERVE, BENCH_ENGINE, BENCH_PRICES])
 def test_names_are_unique_and_dotted(command: Any) -> None:
     names = [key.name for key in list_keys(command.schema)]
     assert len(set(names)) == len(names)

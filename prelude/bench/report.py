@@ -10,10 +10,14 @@ from prelude.bench.result import (
     EngineResult,
     Environment,
     PeerResult,
+    PriceError,
+    PricesResult,
     Result,
     ServeResult,
     Summary,
 )
+
+_MOST_KEYS = 24
 
 METRICS = {
     "ttft_ms": "TTFT",
@@ -35,6 +39,8 @@ def show(result: Result, console: Console | None = None) -> None:
             parts = _engine(result)
         case PeerResult():
             parts = _peers(result)
+        case PricesResult():
+            parts = _prices(result)
     for part in [*parts, *_environment(result.environment)]:
         console.print(part)
 
@@ -117,6 +123,37 @@ def _engine(result: EngineResult) -> list[RenderableType]:
     if result.frontend_us_token is not None:
         lines.append(f"front end: {result.frontend_us_token:.1f} us of a core per streamed token")
     return lines + [f"[yellow]skipped:[/] {name}" for name in result.skipped]
+
+
+def _prices(result: PricesResult) -> list[RenderableType]:
+    table = Table(title=f"prices of {result.model}, medians by bucket")
+    table.add_column("bucket")
+    for column in ("launches", "price ms", "real ms", "error", "of floor"):
+        table.add_column(column, justify="right")
+    for key in result.keys[:_MOST_KEYS]:
+        table.add_row(
+            key.key.replace("[", r"\["),
+            str(key.num),
+            f"{key.price_ms:.2f}",
+            f"{key.actual_ms:.2f}",
+            f"{key.error:.1%}",
+            "" if key.floor_share is None else f"{key.floor_share:.0%}",
+        )
+    more = result.keys[_MOST_KEYS:]
+    lines: list[RenderableType] = [table]
+    if more:
+        lines.append(f"and {sum(key.num for key in more)} launches of {len(more)} other buckets")
+    return [
+        *lines,
+        *(_error(kind, e) for kind, e in {"all": result.error, **result.errors}.items()),
+    ]
+
+
+def _error(kind: str, error: PriceError) -> str:
+    return (
+        f"{kind}: {error.num} launches, error {error.median:.1%} in the median, {error.p90:.1%} at "
+        f"p90; nine in ten took less than {error.ratio_p90:.2f} times their price"
+    )
 
 
 def _peers(result: PeerResult) -> list[RenderableType]:

@@ -227,7 +227,46 @@ class PeerResult(msgspec.Struct, frozen=True, tag="peers", tag_field="benchmark"
     version: int = RESULT_VERSION
 
 
-Result = ServeResult | EngineResult | PeerResult
+class PriceError(msgspec.Struct, frozen=True):
+    """How far prices were off: relative errors (to the real time), and quantiles of real time
+    over price."""
+
+    num: int
+    median: float
+    p90: float
+    ratio_p50: float
+    ratio_p90: float
+
+
+class KeyPrice(msgspec.Struct, frozen=True):
+    """Launches of one bucket: medians of price, real time, relative error, and share of the floor
+    that was reached."""
+
+    key: str
+    num: int
+    price_ms: float
+    actual_ms: float
+    error: float
+    floor_share: float | None
+
+
+class PricesResult(msgspec.Struct, frozen=True, tag="prices", tag_field="benchmark"):
+    """``errors`` are by kind of launch; ``samples`` are (key, price, real milliseconds) of every
+    launch after the first ``num_warmup``, in order."""
+
+    environment: Environment
+    config: dict[str, Any]
+    model: str
+    programs: tuple[int, int]
+    error: PriceError
+    errors: dict[str, PriceError]
+    keys: list[KeyPrice]
+    num_warmup: int
+    samples: list[tuple[str, float, float]]
+    version: int = RESULT_VERSION
+
+
+Result = ServeResult | EngineResult | PeerResult | PricesResult
 
 
 def encode(result: Result) -> bytes:

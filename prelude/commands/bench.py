@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 from prelude.commands.parser import CommandParser
-from prelude.conf.command import BENCH_ENGINE, BENCH_SERVE, Command
+from prelude.conf.command import BENCH_ENGINE, BENCH_PRICES, BENCH_SERVE, Command
 
 
 class Bench(NamedTuple):
@@ -36,6 +36,15 @@ BENCHES = {
             "prelude bench engine",
             "prelude bench engine model=qwen3_0_6b workload=full",
             "prelude bench engine -m runner.threads=1,2",
+        ),
+    ),
+    "prices": Bench(
+        "prelude.bench.prices",
+        BENCH_PRICES,
+        "Hold the price of every launch of a mixed load against what it took.",
+        (
+            "prelude bench prices",
+            "prelude bench prices model=qwen3_0_6b bench.seconds=120 bench.hold_s=10",
         ),
     ),
 }

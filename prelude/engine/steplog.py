@@ -50,6 +50,10 @@ class StepLog:
     def __iter__(self) -> Iterator[StepRecord]:
         return iter(self._records)
 
+    @property
+    def last(self) -> StepRecord | None:
+        return self._records[-1] if self._records else None
+
     def append(self, record: StepRecord) -> None:
         self._records.append(record)
         if self._file:
