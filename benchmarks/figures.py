@@ -19,6 +19,7 @@ HERE = Path(__file__).parent
 BEGIN, END = "<!-- figures -->\n", "<!-- end of figures -->\n"
 UNMEASURED = "unmeasured"
 PEERS = "cpu/peers_qwen3_0_6b.json"
+VLLM = "cpu/peers_vllm_qwen3_0_6b.json"
 H200 = "h200/h200.json"
 H200_COMMAND = "sh benchmarks/h200.sh"
 NAMES = {"llamacpp": "llama.cpp", "llamacpp-q8_0": "llama.cpp Q8_0", "vllm": "vLLM"}
@@ -28,8 +29,8 @@ Document = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """``read`` makes a text of the result in ``file``; a ``KeyError`` or a ``LookupError`` says
-    that the result does not have it."""
+    """``read`` makes a text of the result in ``file``, ``beside`` more texts of other results; a
+    ``LookupError`` (such as a ``KeyError``) says that the result does not have it."""
 
     where: str
     what: str
@@ -37,6 +38,7 @@ class Figure:
     aim: str
     file: str
     read: Callable[[Document], str]
+    beside: tuple[tuple[str, Callable[[Document], str]], ...] = ()
 
 
 def part_of(document: Document, name: str) -> Document:
@@ -94,20 +96,32 @@ def rates(phase: str, ours: str, *peers: str) -> Callable[[Document], str]:
 
     def read(document: Document) -> str:
         share = document["roof_shares"][ours][phase]
-        texts = [f"**{rate(document, ours):.1f}** tok/s, {share:.0%} of the roof"]
+        texts = [f"**{rate(document, ours, phase):.1f}** tok/s, {share:.0%} of the roof"]
         for peer in peers:
             if peer in document["roof_shares"]:
-                texts.append(f"{NAMES.get(peer, peer)} {rate(document, peer):.1f}")
+                texts.append(f"{NAMES.get(peer, peer)} {rate(document, peer, phase):.1f}")
         return "; ".join(texts)
-
-    def rate(document: Document, engine: str) -> float:
-        runs = [run for run in document["runs"] if run["engine"] == engine]
-        return statistics.median(float(run[f"{phase}_tok_s"]) for run in runs)
 
     return read
 
 
-FP32 = ("prelude", "llamacpp", "vllm", "transformers")
+def ratio(phase: str, peer: str) -> Callable[[Document], str]:
+    """A peer in an interleaved run of its own, and how many times faster ours was there."""
+
+    def read(document: Document) -> str:
+        times = document["ratios"][peer][phase]["value"]
+        return f"{NAMES.get(peer, peer)} {rate(document, peer, phase):.1f} (ours {times:.2f}x)"
+
+    return read
+
+
+def rate(document: Document, engine: str, phase: str) -> float:
+    """Tokens a second, median over turns."""
+    runs = [run for run in document["runs"] if run["engine"] == engine]
+    return statistics.median(float(run[f"{phase}_tok_s"]) for run in runs)
+
+
+FP32 = ("prelude", "llamacpp", "transformers")
 FIGURES = (
     Figure(
         "H200",
@@ -149,6 +163,7 @@ FIGURES = (
         "ahead of llama.cpp",
         PEERS,
         rates("decode", *FP32),
+        ((VLLM, ratio("decode", "vllm")),),
     ),
     Figure(
         "CPU",
@@ -157,6 +172,7 @@ FIGURES = (
         "4x, ahead of llama.cpp",
         PEERS,
         rates("streams", *FP32),
+        ((VLLM, ratio("streams", "vllm")),),
     ),
     Figure(
         "CPU",
@@ -165,6 +181,7 @@ FIGURES = (
         "85 %",
         PEERS,
         rates("prefill", *FP32),
+        ((VLLM, ratio("prefill", "vllm")),),
     ),
     Figure(
         "CPU",
@@ -195,17 +212,23 @@ FIGURES = (
 
 def row(figure: Figure, results: Path) -> str:
     """One line of the table."""
-    measured, command = UNMEASURED, ""
-    path = results / figure.file
-    if path.exists():
-        document = json.loads(path.read_text())
-        try:
-            measured = figure.read(document) + _noise(document)
-            command = f"`{_command(document)}`"
-        except LookupError:
-            pass
-    cells = (figure.where, figure.what, figure.required, figure.aim, measured, command)
+    sources = ((figure.file, figure.read), *figure.beside)
+    found = [text for file, read in sources if (text := quote(results / file, read)) is not None]
+    measured = "; ".join(text for text, _ in found) or UNMEASURED
+    commands = "; ".join(dict.fromkeys(command for _, command in found))
+    cells = (figure.where, figure.what, figure.required, figure.aim, measured, commands)
     return f"| {' | '.join(cells)} |\n"
+
+
+def quote(path: Path, read: Callable[[Document], str]) -> tuple[str, str] | None:
+    """What a result says, and the command it came from; None if it does not say it."""
+    if not path.exists():
+        return None
+    document = json.loads(path.read_text())
+    try:
+        return read(document) + _noise(document), f"`{_command(document)}`"
+    except LookupError:
+        return None
 
 
 def _noise(document: Document) -> str:

@@ -78,14 +78,9 @@ def device_parts() -> list[Part]:
     """570 seconds of an H200, what matters most first."""
     cuda = ("runner.device=cuda", "cache.memory_gib=60")
     decode = ("-m", "prelude", "bench", "engine", "workload=decode", *cuda, "bench.contexts=[1024]")
-    service = (
-        "-m",
-        "benchmarks.service",
-        "--model",
-        "qwen3_4b",
-        "--override",
-        "runner.device=cuda",
-    )
+    service = ["-m", "benchmarks.service", "--model", "qwen3_4b"]
+    for override in (*cuda, "batcher.max_step_tokens=8192"):
+        service += ["--override", override]
     return [
         Part("environment", (ENVIRONMENT,), 15),
         Part("ceilings", ("-m", "prelude.bench.probe", "cuda", "16", "bfloat16"), 40),

@@ -2,6 +2,7 @@
 # What an H200 machine without network needs besides its PyTorch image, into .whl/ (15 MB):
 # sh benchmarks/h200_wheels.sh
 # Carry that folder along and run benchmarks/h200.sh there. Wheels are for CPython 3.12 on x86-64.
+# `python -m benchmarks.flashinfer_wheel .whl` adds compiled attention kernels.
 # Packages the image has (torch, triton, transformers, pytest, httpx, uvloop, ...) are left out, and
 # so are FlashInfer's declared dependencies that it never imports.
 set -eu

@@ -14,6 +14,7 @@ from benchmarks.figures import (
     Figure,
     median_ms,
     rates,
+    ratio,
     requests_a_second,
     row,
     step_ms,
@@ -38,6 +39,7 @@ PEERS = {
         {"engine": "prelude", **RUN, "decode_tok_s": 14.0},
         {"engine": "llamacpp", **RUN},
     ],
+    "ratios": {"llamacpp": {"decode": {"value": 1.0833}}},
     "roof_shares": {"prelude": {"decode": 0.914}, "llamacpp": {"decode": 0.8}},
 }
 
@@ -67,6 +69,16 @@ def test_readings() -> None:
     assert rates("decode", "prelude", "llamacpp", "vllm")(PEERS) == (
         "**13.0** tok/s, 91% of the roof; llama.cpp 12.0"
     )
+    assert ratio("decode", "llamacpp")(PEERS) == "llama.cpp 12.0 (ours 1.08x)"
+
+
+def test_results_beside_each_other(tmp_path: Path) -> None:
+    environment = {"command": ["python", "-m", "b.x"], "quiet": True}
+    (tmp_path / "x.json").write_text(json.dumps({"environment": environment, **PEERS}))
+    beside = (("x.json", ratio("decode", "llamacpp")), ("y.json", ratio("decode", "vllm")))
+    figure = Figure("CPU", "x", "1", "2", "x.json", rates("decode", "prelude"), beside)
+    expected = "**13.0** tok/s, 91% of the roof; llama.cpp 12.0 (ours 1.08x) | `python -m b.x` |\n"
+    assert row(figure, tmp_path).endswith(expected), "a command is named once"
 
 
 @pytest.mark.parametrize(
