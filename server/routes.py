@@ -89,6 +89,8 @@ async def ready(request: Request) -> Response:
             "status": "ready",
             "model": services.model_name,
             "programs": {"ready": stats.programs_ready, "wanted": stats.programs_total},
+            "startup_s": client.info.startup_s,
+            "rules": client.info.rules,
         }
     )
 
