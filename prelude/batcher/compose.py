@@ -45,6 +45,10 @@ def _moved(lanes: _Lanes, lane: LaunchKind, pick: _Pick, sign: int = 1) -> _Lane
     return {**lanes, lane: sums}
 
 
+def _num_tokens(lanes: _Lanes) -> int:
+    return sum([sums.tokens for sums in lanes.values()])
+
+
 @dataclass(slots=True)
 class Composer:
     """Collects rows for one plan. All methods are O(1) but for eviction, which scans residents."""
@@ -65,8 +69,8 @@ class Composer:
     num_wanted: int | None = None  # blocks that residents will want soon; counted when asked
     num_granted: int = 0  # of those, given by this plan
     num_reserved: int = 0  # blocks that who is admitted now will want soon
-    limit_ms: float = 0.0
-    limit_tokens: int = 0
+    limits: tuple[float, int] | None = None  # milliseconds and tokens; known when asked for
+    _shared: tuple[float, _Lanes] = field(init=False)
 
     def __post_init__(self) -> None:
         self.num_available = self.view.num_available_blocks
@@ -82,13 +86,18 @@ class Composer:
 
     def share(self, fraction: float) -> None:
         """From now on chunks may use this fraction of what is left of both budgets."""
-        spent_ms, tokens = self.price_ms(self.lanes), self.num_tokens
-        self.limit_ms = spent_ms + fraction * (self.budget_ms - spent_ms)
-        self.limit_tokens = tokens + int(fraction * (self.config.max_step_tokens - tokens))
+        self.limits = None
+        self._shared = (fraction, self.lanes)
 
-    @property
-    def num_tokens(self) -> int:
-        return sum(sums.tokens for sums in self.lanes.values())
+    def _limits(self) -> tuple[float, int]:
+        if self.limits is None:
+            fraction, lanes = self._shared
+            spent_ms, tokens = self.price_ms(lanes), _num_tokens(lanes)
+            self.limits = (
+                spent_ms + fraction * (self.budget_ms - spent_ms),
+                tokens + int(fraction * (self.config.max_step_tokens - tokens)),
+            )
+        return self.limits
 
     def price_ms(self, lanes: _Lanes) -> float:
         """Price of a step of these launches."""
@@ -97,11 +106,13 @@ class Composer:
     def chunk(self, seq: SequenceView, start: int, at_least: int = 0) -> int:
         """Most new tokens of ``seq`` from ``start`` that both limits still allow, but ``at_least``
         (or all that is pending) whatever they say."""
-        limit = min(seq.num_tokens - start, max(self.limit_tokens - self.num_tokens, at_least))
+        limit_ms, limit_tokens = self._limits()
+        left = limit_tokens - _num_tokens(self.lanes)
+        limit = min(seq.num_tokens - start, max(left, at_least))
         low, high = min(at_least, limit), limit
         while low < high:
             middle = (low + high + 1) // 2
-            if self.price_ms(self._with(_Pick.of(seq, start, middle))) <= self.limit_ms:
+            if self.price_ms(self._with(_Pick.of(seq, start, middle))) <= limit_ms:
                 low = middle
             else:
                 high = middle - 1
@@ -125,7 +136,7 @@ class Composer:
             ctx += start + 1
             modes.append(mode)
         lane = self._lane(1)
-        self.lanes[lane] = self.lanes[lane].plus_decodes(ctx, modes)
+        self.lanes = {**self.lanes, lane: self.lanes[lane].plus_decodes(ctx, modes)}
         self.num_available -= growing
         self.num_granted += growing
 

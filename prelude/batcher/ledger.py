@@ -63,9 +63,9 @@ class Ledger:
     # What policies see.
 
     @property
-    def running(self) -> Iterator[Sequence]:
+    def running(self) -> list[Sequence]:
         """Residents that go on; one that ends with the steps under way only waits for them."""
-        return (seq for seq in self._running.values() if seq.num_remaining > 0)
+        return [seq for seq in self._running.values() if seq.num_tokens < seq.end]
 
     @property
     def waiting(self) -> Iterator[Sequence]:

@@ -35,6 +35,7 @@ class Sequence:
     params: SamplingParams = field(init=False)
     sample_mode: SampleMode = field(init=False)
     stop_ids: frozenset[int] = field(init=False)
+    end: int = field(init=False)  # tokens of prompt and output, when it has all it may have
     token_ids: list[int] = field(init=False)
     num_prompt: int = field(init=False)
     num_tokens: int = field(init=False)  # of prompt and output, those being sampled included
@@ -59,6 +60,7 @@ class Sequence:
         self.stop_ids = frozenset((*self.eos_ids, *self.params.stop_token_ids))
         self.token_ids = list(self.request.prompt_ids)
         self.num_prompt = self.num_tokens = len(self.token_ids)
+        self.end = self.num_prompt + self.max_tokens
 
     @property
     def num_output(self) -> int:
@@ -83,7 +85,7 @@ class Sequence:
     def num_remaining(self) -> int:
         """Output tokens it may still produce, beyond those being sampled; 0 for a sequence that
         ends when the steps under way have run."""
-        return self.max_tokens + self.num_prompt - self.num_tokens
+        return self.end - self.num_tokens
 
     @property
     def wants_prompt_logprobs(self) -> bool:

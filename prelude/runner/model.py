@@ -19,8 +19,8 @@ from prelude.types.prices import PriceTable
 
 class ModelRunner:
     """Runs plans on ``decoder``, each when it is collected. ``num_blocks`` KV blocks are allocated
-    here, once: programs bake in nothing but shapes, so eager and compiled steps share them. ``prices`` that an earlier run has
-    left need not be measured."""
+    here, once: programs bake in nothing but shapes, so eager and compiled steps share them.
+    ``prices`` that an earlier run has left need not be measured."""
 
     depth = 1
 
@@ -100,8 +100,9 @@ class ModelRunner:
         found = []
         first = 0
         for row in launch.rows:
-            own = hidden[first : first + row.num_tokens]
-            if (part := prompt_logprobs(row, own, self.decoder.logits, self._slots)) is not None:
-                found.append(part)
+            if row.token_ids:  # a row of a prompt, not a token that was sampled
+                own = hidden[first : first + row.num_tokens]
+                part = prompt_logprobs(row, own, self.decoder.logits, self._slots)
+                found += [part] if part else []
             first += row.num_tokens
         return found

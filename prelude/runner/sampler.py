@@ -20,10 +20,14 @@ def sample(launch: Launch, inputs: LaunchInputs, logits: Tensor, slots: Slots) -
     scores = _adjusted(rows, inputs, logits, slots) if launch.key.mode == "full" else logits
     ids = sampling.greedy(scores) if launch.key.mode == "greedy" else _draw(rows, scores, slots)
     slots.sampled(inputs.sample_slots, ids)
-    wanted = [slots.params(row.slot).logprobs for row in rows]
-    if all(count is None for count in wanted):
+    wanted = [
+        slots.params(row.slot).logprobs or 0
+        for row in rows
+        if launch.key.mode == "full" and slots.params(row.slot).logprobs is not None
+    ]
+    if not wanted:
         return [Sampled(row.seq_id, token) for row, token in zip(rows, ids.tolist(), strict=True)]
-    return _with_logprobs(rows, logits, ids, max(count or 0 for count in wanted))
+    return _with_logprobs(rows, logits, ids, max(wanted))
 
 
 def prompt_logprobs(
