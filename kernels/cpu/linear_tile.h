@@ -12,9 +12,12 @@ namespace {
 
 #if defined(__AVX512F__)
 constexpr int WIDTH[] = {0, 12, 8, 8, 6}; // rows of W in registers, by rows of x
+constexpr int NARROW = 4;                 // the same for MOST_ROWS where it lets them stay in L1
 #else
 constexpr int WIDTH[] = {0, 12, 4, 3, 3};
+constexpr int NARROW = 3;
 #endif
+constexpr int64_t L1_BYTES = 32 << 10;
 constexpr int MOST_ROWS = 4; // rows of x in one pass
 constexpr int STRIP = 24;    // a strip is a multiple of this, and so of every WIDTH
 constexpr int LINE = 64;     // bytes the memory hands out at once
@@ -100,14 +103,27 @@ inline void tile(const Problem& p, int64_t row, int64_t out, Rows<T> w, const Ah
     finish<ROWS, OUTS>(p, row, out, &acc[0][0]);
 }
 
-// ROWS rows of x by the rows of W that are the outputs from..to.
-template <int ROWS, class T>
-void pass_over(const Problem& p, int64_t row, int64_t from, int64_t to, Rows<T> w, Ahead ahead) {
-    constexpr int OUTS = WIDTH[ROWS];
+// Whether the rows of x that a tile reads, which the next one reads again, outlive its rows of W.
+template <class T> inline bool stays(const Problem& p, int rows, int outs) {
+    return p.inputs * int64_t(rows * sizeof(float) + outs * sizeof(T)) <= L1_BYTES;
+}
+
+template <int ROWS, int OUTS, class T>
+void tiles(const Problem& p, int64_t row, int64_t from, int64_t to, Rows<T> w, Ahead ahead) {
     for (; from + OUTS <= to; from += OUTS, w = w.from(OUTS), ahead.at += OUTS * ahead.row_bytes)
         tile<ROWS, OUTS>(p, row, from, w, ahead);
     for (; from < to; from++, w = w.from(1), ahead.at += ahead.row_bytes)
         tile<ROWS, 1>(p, row, from, w, ahead);
+}
+
+// ROWS rows of x by the rows of W that are the outputs from..to.
+template <int ROWS, class T>
+void pass_over(const Problem& p, int64_t row, int64_t from, int64_t to, Rows<T> w, Ahead ahead) {
+    constexpr int WIDE = WIDTH[ROWS];
+    if constexpr (ROWS == MOST_ROWS && NARROW < WIDE)
+        if (p.passes > 1 && !stays<T>(p, ROWS, WIDE) && stays<T>(p, ROWS, NARROW))
+            return tiles<ROWS, NARROW>(p, row, from, to, w, ahead);
+    tiles<ROWS, WIDE>(p, row, from, to, w, ahead);
 }
 
 } // namespace
