@@ -25,6 +25,12 @@ class LayerOps(Protocol):
         """``x + h @ weight.T + bias``. May write into ``x``, which the caller gives up."""
         ...
 
+    def gated_linear_add(
+        self, x: Tensor, gate_up: Tensor, weight: Tensor, bias: Tensor | None
+    ) -> Tensor:
+        """``linear_add`` of ``silu_mul(gate_up)``."""
+        ...
+
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor: ...
 
     def silu_mul(self, gate_up: Tensor) -> Tensor: ...
@@ -67,6 +73,11 @@ class PlainOps:
 
     def linear_add(self, x: Tensor, h: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return x + linear(h, weight, bias)
+
+    def gated_linear_add(
+        self, x: Tensor, gate_up: Tensor, weight: Tensor, bias: Tensor | None
+    ) -> Tensor:
+        return self.linear_add(x, self.silu_mul(gate_up), weight, bias)
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         return fused.rms_norm(x, weight, eps)

@@ -93,10 +93,13 @@ class DecoderLayer(nn.Module):
         h = ops.rms_norm(x, self.attn_norm, self.eps) if self.pre_norm else x
         q = self._append(h, cos, sin, kv, slot_mapping)
         h = ops.attend(q, kv, cu_q, ctx_lens, block_tables, self.scale, self.window)
-        x = self._add(x, h.view(x.shape[0], -1), self.o_proj, self.o_bias, self.attn_norm)
-        h = ops.rms_norm(x, self.mlp_norm, self.eps) if self.pre_norm else x
-        h = ops.silu_mul(ops.linear(h, self.gate_up_proj, self.gate_up_bias))
-        return self._add(x, h, self.down_proj, self.down_bias, self.mlp_norm)
+        h = h.view(x.shape[0], -1)
+        if not self.pre_norm:
+            return self._mlp_post_norm(self._post_normed(x, h))
+        x = ops.linear_add(x, h, self.o_proj, self.o_bias)
+        h = ops.rms_norm(x, self.mlp_norm, self.eps)
+        gate_up = ops.linear(h, self.gate_up_proj, self.gate_up_bias)
+        return ops.gated_linear_add(x, gate_up, self.down_proj, self.down_bias)
 
     def _append(
         self, h: Tensor, cos: Tensor, sin: Tensor, kv: Tensor, slot_mapping: Tensor
@@ -114,13 +117,15 @@ class DecoderLayer(nn.Module):
         q, k, v = self._heads(q), self._heads(k), self._heads(v)
         return ops.rope_append(q, k, v, norms, self.eps, cos, sin, kv, slot_mapping)
 
-    def _add(
-        self, x: Tensor, h: Tensor, weight: Tensor, bias: Tensor | None, norm: Tensor
-    ) -> Tensor:
-        """The residual connection: a projection of ``h`` joins ``x``."""
-        if self.pre_norm:
-            return self.ops.linear_add(x, h, weight, bias)
-        return x + self.ops.rms_norm(self.ops.linear(h, weight, bias), norm, self.eps)
+    def _post_normed(self, x: Tensor, h: Tensor) -> Tensor:
+        h = self.ops.linear(h, self.o_proj, self.o_bias)
+        return x + self.ops.rms_norm(h, self.attn_norm, self.eps)
+
+    def _mlp_post_norm(self, x: Tensor) -> Tensor:
+        ops = self.ops
+        h = ops.silu_mul(ops.linear(x, self.gate_up_proj, self.gate_up_bias))
+        h = ops.linear(h, self.down_proj, self.down_bias)
+        return x + ops.rms_norm(h, self.mlp_norm, self.eps)
 
     def _heads(self, x: Tensor) -> Tensor:
         return x.view(x.shape[0], -1, self.head_dim)

@@ -22,9 +22,8 @@ from tests.triton.conftest import INTERPRETED
 pytestmark = pytest.mark.skipif(not INTERPRETED, reason="on CPU tensors")
 
 STEPS: list[list[tuple[int, int]]] = [
-    [(0, 7), (1, 8)],
-    [(1, 1), (0, 3), (2, 3)],
-    [(0, 1), (1, 1), (2, 1)],
+    [(0, 14), (1, 5)],  # more tokens than the kernels of few rows take
+    [(0, 1), (1, 1)],
     [(2, 1)],
 ]
 FREE = {"view", "split", "split_with_sizes", "slice", "t", "transpose", "empty", "empty_like"}
@@ -39,7 +38,15 @@ def run(folder: Path, ops: LayerOps | None) -> list[Tensor]:
     return [logits for rows in STEPS for _, _, logits in paged.step(rows)]
 
 
-@pytest.mark.parametrize("case", ["qwen3", "olmo2", "llama-biases", "phi3-partial"])
+@pytest.mark.parametrize(
+    "case",
+    [
+        "qwen3",
+        "olmo2",
+        pytest.param("llama-biases", marks=pytest.mark.slow),
+        pytest.param("phi3-partial", marks=pytest.mark.slow),
+    ],
+)
 def test_decoder_on_cuda_ops(case: str, tmp_path: Path) -> None:
     save_checkpoint(tmp_path, case)
     for got, wanted in zip(run(tmp_path, CudaOps(attend)), run(tmp_path, None), strict=True):
@@ -52,10 +59,10 @@ def test_invariant_ops_give_the_same_bits_alone_batched_and_in_chunks(tmp_path: 
     together, alone = (Paged(load(tmp_path), ids) for _ in range(2))
     for paged in (together, alone):
         paged.decoder.use_ops(InvariantOps())
-    whole = alone.step([(0, 12)])[0][2]
+    whole = alone.step([(0, 7)])[0][2]
     parts = [
         logits
-        for rows in ([(0, 5), (1, 8)], [(1, 1), (0, 6), (2, 3)], [(2, 1), (0, 1)])
+        for rows in ([(0, 4), (1, 3)], [(1, 1), (0, 2)], [(1, 1), (0, 1)])
         for index, _, logits in together.step(rows)
         if index == 0
     ]
@@ -68,7 +75,9 @@ def counted() -> Iterator[list[str]]:
     launches: list[str] = []
 
     class Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
-        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        def __torch_dispatch__(
+            self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
             name = func._schema.name.split("::")[1]
             if name not in FREE:
                 launches.append(name)
@@ -84,8 +93,8 @@ def counted() -> Iterator[list[str]]:
     patch.undo()
 
 
-@pytest.mark.parametrize("tokens", [1, 16])
-def test_a_layer_takes_nine_launches(tokens: int) -> None:
+@pytest.mark.parametrize(("tokens", "most"), [(1, 8), (16, 9), (20, 9)])
+def test_launches_of_a_layer(tokens: int, most: int) -> None:
     decoder = tiny_decoder()
     decoder.use_ops(CudaOps(attend))
     paged = Paged(decoder, sequences())
@@ -95,4 +104,4 @@ def test_a_layer_takes_nine_launches(tokens: int) -> None:
     meta = paged._meta([(0, 0)], [0] * tokens)
     with counted() as launches:
         decoder.layers[0](x, cos, sin, paged.kv[0], *meta)
-    assert len(launches) <= 9, launches
+    assert len(launches) == most, launches
