@@ -27,7 +27,7 @@ from prelude.bench import machine
 from prelude.bench.frontend import running_server
 from prelude.bench.observer import Observer
 from prelude.bench.probe import probe_apart
-from prelude.bench.result import Probe, ServeResult
+from prelude.bench.result import Environment, Probe, ServeResult
 from prelude.bench.serve import measure, validate
 from prelude.conf.bench import Arrival, ServeBenchConfig
 from prelude.conf.command import BENCH_SERVE
@@ -177,12 +177,19 @@ def table_of(result: ServiceResult) -> Table:
                 for summary in (total.ttft_ms, total.tpot_ms, total.e2e_ms)
             ),
             "" if total.e2e_ms is None else f"{total.e2e_ms.p99.value:.1f}",
-            "" if floor is None else f"{floor.first_token_ms:.1f} + {floor.token_ms:.1f}/token",
+            "" if floor is None else f"{floor.first_token_ms:.2f} + {floor.token_ms:.2f}/token",
         )
         for name, (req_s, p50_ms) in level.published.items():
             row = [f"{level.load:g}", f"{name}, published", f"{req_s:.1f}"]
             table.add_row(*row, *[""] * 7, f"{p50_ms:.1f}")
     return table
+
+
+def roof_line(environment: Environment) -> str:
+    probe = environment.probe
+    assert probe is not None
+    roof = f"roof ({probe.device}): {probe.read_gb_s:.1f} GB/s, {probe.gemm_gflop_s:.0f} GFLOP/s"
+    return roof + ("" if environment.quiet else "; the machine was not quiet")
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -208,7 +215,9 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     args = parse(argv)
     result = run(args)
     line = msgspec.json.encode(result).decode()
-    Console(stderr=True, width=140).print(table_of(result))
+    console = Console(stderr=True, width=150)
+    console.print(table_of(result))
+    console.print(roof_line(result.environment))
     if args.result is not None:
         args.result.parent.mkdir(parents=True, exist_ok=True)
         args.result.write_text(line + "\n")

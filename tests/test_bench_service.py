@@ -79,6 +79,7 @@ def test_a_small_service_end_to_end(
     captured = capsys.readouterr()
     assert json.loads(captured.out) == json.loads(path.read_text()) == document
     assert "prefill: tiny float32" in captured.err
+    assert "roof (cpu): 30.0 GB/s, 177 GFLOP/s" in captured.err
     result = msgspec.convert(document, ServiceResult)
     assert [(level.load, level.server) for level in result.levels] == [
         (1, "prelude"),
