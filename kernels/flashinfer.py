@@ -24,6 +24,7 @@ from prelude.kernels.flashinfer_buckets import (
     PrefillBucket,
 )
 from prelude.kernels.flashinfer_programs import (
+    FA3_TOKENS,
     CapturedProgram,
     ExactProgram,
     Program,
@@ -51,11 +52,11 @@ _LOG = logging.getLogger(__name__)
 class FlashInferAttention:
     """Attention of a model's launches on one device.
 
-    ``plan`` every launch before it runs, outside the graph and on the stream that runs it; call
-    ``attend`` once per layer inside. A shape is (kind, tokens, rows); ``shapes`` are those that
-    will be captured. ``row_blocks`` is the most blocks that one row can have. ``scale`` multiplies
-    the scores, by default ``head_dim ** -0.5``. ``prefill_backend`` ``auto`` is ``fa3`` for long
-    launches on Hopper, else ``fa2``.
+    ``plan`` every launch before it runs, outside the graph; call ``attend`` once per layer inside.
+    All of it, construction included, belongs to the stream that runs the launches. A shape is
+    (kind, tokens, rows); ``shapes`` are those that will be captured. ``row_blocks`` is the most
+    blocks that one row can have. ``scale`` multiplies the scores, by default ``head_dim ** -0.5``.
+    ``prefill_backend`` ``auto`` is ``fa3`` for long launches on Hopper, else ``fa2``.
 
     Raises ``ValueError`` for what FlashInfer cannot do or where it is not installed,
     ``RuntimeError`` where its kernels are neither prebuilt nor can be built.
@@ -76,13 +77,13 @@ class FlashInferAttention:
         max_tokens: int,
         row_blocks: int,
         scale: float | None = None,
-        prefill_backend: str = "auto",
+        prefill_backend: str = "fa2",
     ) -> None:
         heads = HeadShape(num_heads, num_kv_heads, head_dim)
         _check(heads, dtype, prefill_backend)
         self._library = _load()
         hardware = torch.cuda.get_device_properties(device)
-        if prefill_backend == "auto" and hardware.major != _HOPPER:
+        if prefill_backend == "auto" and (hardware.major != _HOPPER or max_tokens < FA3_TOKENS):
             prefill_backend = "fa2"
         self._prefill_backend = prefill_backend
         self._shape = AttentionShape(heads, block_size, dtype, scale or head_dim**-0.5)
@@ -93,8 +94,8 @@ class FlashInferAttention:
         max_pages = max_rows * row_blocks + -(-max_tokens // block_size)
         self._lanes = {kind: Lane(max_rows + 1, max_pages, windows, device) for kind in _KINDS}
         self._captured: dict[LaunchShape, CapturedProgram] = {}
-        self._active: Program
-        self._load_kernels()
+        self._exact = self._load_kernels()
+        self._active: Program = self._exact
 
     def prepare(self, shape: LaunchShape) -> None:
         """Make ``shape`` ready for warm-up and capture, with a dummy launch planned."""
@@ -152,23 +153,22 @@ class FlashInferAttention:
         lane = self._lanes["decode" if kind == "decode" else "prefill"]
         return CapturedProgram(self._library, bucket, self._shape.block_size, self._workspace, lane)
 
-    def _load_kernels(self) -> None:
+    def _load_kernels(self) -> ExactProgram:
         """Every kernel that a launch can need, so that none is compiled while requests wait."""
         start = time.perf_counter()
+        shape, workspace, lane = self._shape, self._workspace, self._lanes["exact"]
         try:
-            self._exact = ExactProgram(
-                self._library,
-                self._shape,
-                self._workspace,
-                self._lanes["exact"],
-                self._prefill_backend,
-            )
-            decodes = sorted(shape for shape in self._shapes if shape[0] == "decode")
-            for shape in decodes[-1:]:
-                self._program(shape)
+            exact = ExactProgram(self._library, shape, workspace, lane, self._prefill_backend)
+            for decode in sorted(shape for shape in self._shapes if shape[0] == "decode")[-1:]:
+                self._program(decode)
+        except torch.OutOfMemoryError:
+            raise
         except (RuntimeError, OSError) as error:
-            raise RuntimeError(f"FlashInfer's kernels are missing: {_PREBUILT}") from error
+            raise RuntimeError(
+                f"FlashInfer cannot load its kernels ({error}): {_PREBUILT}"
+            ) from error
         _LOG.info("FlashInfer kernels loaded in %.1f s", time.perf_counter() - start)
+        return exact
 
 
 def _check(heads: HeadShape, dtype: torch.dtype, prefill_backend: str) -> None:

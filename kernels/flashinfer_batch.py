@@ -58,8 +58,9 @@ def lay_out(
     cu_q, ctx_lens, block_tables = rows
     given = len(ctx_lens)
     num_spare = num_tokens - int(cu_q[-1])
-    fits = num_spare >= 0 and given + (num_spare > 0) <= num_rows < len(batch.kv_indptr)
-    if not fits:
+    if num_rows >= len(batch.kv_indptr):
+        raise ValueError(f"{num_rows} rows, and room for {len(batch.kv_indptr) - 1}")
+    if num_spare < 0 or given + (num_spare > 0) > num_rows:
         raise ValueError(f"{given} rows of {cu_q[-1]} tokens, planned as {num_rows}, {num_tokens}")
     lens = batch.kv_lens[:num_rows]
     np.maximum(ctx_lens, 1, out=lens[:given])

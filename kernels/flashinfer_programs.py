@@ -34,8 +34,10 @@ class CapturedProgram:
         self._bucket, self._block_size, self._lane = bucket, block_size, lane
         self._wrappers: dict[int, Any] = {}
         self._arguments = {
-            (staging, window): (workspace, schedule, staging.schedules[window])
-            + bucket.arguments(staging.batch, window)
+            (staging, window): (
+                *(workspace, schedule, staging.schedules[window]),
+                *bucket.arguments(staging.batch, window),
+            )
             for staging in lane.sets
             for window, schedule in lane.schedules.items()
         }

@@ -16,20 +16,11 @@ from typing import Any
 
 import torch
 
+from benchmarks.flashinfer_wheel import spec_of
+
 HEAD_DIM, DTYPE = 64, torch.float16
 MODULES = ("fa2", "fa2_window", "fa3", "decode", "decode_window")
 _RUNTIME = "libcudart.so.13"
-
-
-def spec_of(module: str) -> Any:
-    """FlashInfer's description of a module, for float16 and head dimension 64."""
-    from flashinfer.jit import gen_batch_decode_module, gen_batch_prefill_module
-
-    kind, _, window = module.partition("_")
-    types, dims = (DTYPE, DTYPE, DTYPE, torch.int32), (HEAD_DIM, HEAD_DIM, 0)
-    if kind == "decode":
-        return gen_batch_decode_module(*types, *dims, bool(window), False)
-    return gen_batch_prefill_module(kind, *types, *dims, bool(window), False, False)
 
 
 def build_runtime(folder: Path) -> Path:
@@ -44,7 +35,7 @@ def build_runtime(folder: Path) -> Path:
 
 def build_planner(module: str, folder: Path) -> Path:
     """The library of ``module`` where FlashInfer looks for prebuilt ones in ``folder``."""
-    spec = spec_of(module)
+    spec = spec_of(module, DTYPE, HEAD_DIM)
     target: Path = folder / spec.name / f"{spec.name}.so"
     if target.exists():
         return target

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from prelude.kernels import flashinfer, flashinfer_programs
 from tests import flashinfer_rig as scenarios
 from tests.fake_device import FakeDevice
 from tests.fake_flashinfer import ContractError, Library
@@ -67,7 +68,8 @@ def test_a_schedule_is_made_again_only_when_a_page_count_changes(
     rig.capture(shape)
     before = library.num_plans
     for step in range(3 * BLOCK):  # rows of 1 to 24 and of 4 to 27 tokens
-        rig.check(rig.case([(1, step), (1, step + 3)], seed=step), shape)
+        rig.launch(rig.case([(1, step), (1, step + 3)], seed=step), shape)
+        rig.device.stream.drain()
     assert library.num_plans - before == 2 + 3
 
 
@@ -98,6 +100,8 @@ def test_layers_of_two_windows_share_a_launch(monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.mark.parametrize("setting", ["fa2", "fa3", "auto"])
 def test_no_kernel_is_loaded_after_start(monkeypatch: pytest.MonkeyPatch, setting: str) -> None:
+    for module in (flashinfer, flashinfer_programs):
+        monkeypatch.setattr(module, "FA3_TOKENS", 20)
     rig, library = build(monkeypatch, group=2, windows=(0, 9), prefill_backend=setting)
     backends = {"fa2": ["fa2"], "fa3": ["fa3"], "auto": ["fa2", "fa3"]}[setting]
     assert sorted({uri[0] for uri in library.loaded}) == sorted([*backends, "decode"])
@@ -107,6 +111,15 @@ def test_no_kernel_is_loaded_after_start(monkeypatch: pytest.MonkeyPatch, settin
             for shape in SHAPES:
                 rig.capture(shape, window)
             rig.check(rig.case([(3, 9)], window))
+            rig.check(rig.case([(25, 9)], window))
+            rig.check(rig.case([(16, 9), (9, 0)], window), ("prefill", 32, 4))
+
+
+def test_kernels_for_launches_too_long_to_come_are_not_loaded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    _, library = build(monkeypatch, prefill_backend="auto")
+    assert {uri[0] for uri in library.loaded} == {"fa2"}
 
 
 def test_what_cannot_be_planned_is_an_error(rig: Rig) -> None:

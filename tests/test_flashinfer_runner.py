@@ -89,12 +89,11 @@ def flashinfer_runner(folder: Path, queue: DeviceDouble) -> CapturedRunner:
     )
 
 
-@pytest.mark.parametrize("family", ["qwen3", "qwen3-mixed"])
 def test_answers_are_those_of_the_plain_runner(
-    family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    save_checkpoint(tmp_path, family)
-    asked = requests(12)
+    save_checkpoint(tmp_path, "qwen3-mixed")
+    asked = requests(6)
     plain_core = open_engine(tmp_path, PLAIN)
     plain = answers(plain_core, asked)
     monkeypatch.setattr(flashinfer, "_DTYPES", (torch.float32,))
