@@ -17,7 +17,8 @@ def device() -> torch.device:
 
 
 @pytest.fixture(autouse=True)
-def few_programs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The interpreter runs one program after another."""
+def small_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The interpreter runs one program after another; small tiles show what large ones do."""
     if INTERPRETED:
         monkeypatch.setattr("prelude.kernels.triton.decode._PROGRAMS", 12)
+        monkeypatch.setattr("prelude.kernels.triton.sampling._LANES", 256)
