@@ -25,7 +25,7 @@ _Lanes = dict[LaunchKind, Sums]  # the launches of a step
 _age = attrgetter("seq_id")
 
 
-class _Pick(msgspec.Struct, frozen=True):
+class _Pick(msgspec.Struct, frozen=True, gc=False):
     """``mode`` is None where the last new token is not sampled."""
 
     seq: SequenceView

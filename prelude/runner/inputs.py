@@ -28,21 +28,25 @@ def build_inputs(launch: Launch, slots: Slots, block_size: int) -> LaunchInputs:
     """Flatten the rows of a launch; tokens that only the device knows are gathered there."""
     rows = launch.rows
     num_rows = len(rows)
-    counts = np.fromiter([row.num_tokens for row in rows], np.int64, num_rows)
     starts = np.fromiter([row.start for row in rows], np.int64, num_rows)
     slot_ids = np.fromiter([row.slot for row in rows], np.int64, num_rows)
-    cu_q = np.zeros(num_rows + 1, dtype=np.int64)
-    np.cumsum(counts, out=cu_q[1:])
-    ctx_lens = starts + counts
-    tables = slots.block_tables[slot_ids, : -(-int(ctx_lens.max()) // block_size)]
-    row_of, positions = np.arange(num_rows), starts
-    if cu_q[-1] > num_rows:
-        row_of = np.repeat(row_of, counts)
+    if launch.key.kind == "decode":  # one new token a row
+        cu_q = np.arange(num_rows + 1)
+        row_of, positions, ctx_lens = cu_q[:-1], starts, starts + 1
+    else:
+        counts = np.fromiter([row.num_tokens for row in rows], np.int64, num_rows)
+        cu_q = np.append(0, np.cumsum(counts))
+        row_of = np.repeat(np.arange(num_rows), counts)
         positions = np.arange(len(row_of)) + (starts - cu_q[:-1])[row_of]
-    block_at, offset = np.divmod(positions, block_size)
-    mapping = tables[row_of, block_at].astype(np.int64) * block_size + offset
+        ctx_lens = starts + counts
+    tables = slots.block_tables[slot_ids, : -(-int(ctx_lens.max()) // block_size)]
+    mapping = tables[row_of, positions // block_size].astype(np.int64) * block_size
+    mapping += positions % block_size
     sample_rows = tuple([i for i, row in enumerate(rows) if row.samples])
-    sampled = np.fromiter(sample_rows, np.int64, len(sample_rows))
+    sample_at, sample_slots = cu_q[1:] - 1, slot_ids
+    if len(sample_rows) < num_rows:
+        sampled = np.array(sample_rows, dtype=np.int64)
+        sample_at, sample_slots = sample_at[sampled], slot_ids[sampled]
 
     def send(array: np.ndarray) -> Tensor:
         return torch.from_numpy(array).to(slots.device)
@@ -57,8 +61,8 @@ def build_inputs(launch: Launch, slots: Slots, block_size: int) -> LaunchInputs:
             block_tables=send(tables),
             slot_mapping=send(mapping),
         ),
-        sample_at=send(cu_q[1:][sampled] - 1),
-        sample_slots=send(slot_ids[sampled]),
+        sample_at=send(sample_at),
+        sample_slots=send(sample_slots),
         sample_rows=sample_rows,
     )
 
