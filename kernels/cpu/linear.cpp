@@ -20,6 +20,7 @@ constexpr int64_t ROW_BLOCK = 512; // bounds the packed x, which stays in the la
 constexpr int64_t STRIP_BYTES = 192 << 10; // as float32
 constexpr int PIECES = 16;                 // per thread
 constexpr int64_t ALONE = 1 << 19; // multiplications, done before other threads would have begun
+constexpr int64_t ALONE_PACKED = 1 << 16; // floats of x, packed before threads would have met
 
 // Memory that is kept between calls, aligned for vectors.
 class Scratch {
@@ -85,11 +86,16 @@ void run_block(Problem p, const float* x, int64_t x_row, Rows<T> w, int threads)
     p.x = packed;
     const int64_t strip = strip_size(p.inputs), share = p.outputs / (threads * PIECES);
     const int64_t piece = std::max<int64_t>(share / strip, 1) * strip;
+    const bool share_packing = p.rows * p.inputs > ALONE_PACKED;
+    if (!share_packing)
+        for (int i = 0; i < p.passes; i++) pack(p, i, x, x_row, packed);
     std::atomic<int64_t> next{0};
 #pragma omp parallel num_threads(threads) if (p.rows * p.outputs * p.inputs > ALONE)
     {
+        if (share_packing) {
 #pragma omp for schedule(static)
-        for (int i = 0; i < p.passes; i++) pack(p, i, x, x_row, packed);
+            for (int i = 0; i < p.passes; i++) pack(p, i, x, x_row, packed);
+        }
         for (int64_t at = next.fetch_add(piece); at < p.outputs;) {
             const int64_t upcoming = next.fetch_add(piece);
             run_piece(p, w, at, std::min(p.outputs, at + piece), upcoming);
