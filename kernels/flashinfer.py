@@ -16,6 +16,7 @@ import torch
 from packaging.specifiers import SpecifierSet
 from torch import Tensor
 
+from prelude.kernels.build import CompileError
 from prelude.kernels.flashinfer_batch import NO_ROWS, HostRows
 from prelude.kernels.flashinfer_buckets import (
     AttentionShape,
@@ -41,7 +42,6 @@ _DTYPES = (torch.bfloat16, torch.float16)
 _HOPPER = 9
 _VERSIONS = SpecifierSet(">=0.6.9,<0.7")
 _INSTALL = "pip install 'prelude-llm[cuda]', or choose attention.backend=triton"
-_INSTEAD = "choose attention.backend=triton"
 _PREBUILT = (
     "install flashinfer-jit-cache of the same version, or put nvcc and ninja on the PATH and unset "
     "FLASHINFER_DISABLE_JIT to build them once, in minutes"
@@ -59,7 +59,7 @@ class FlashInferAttention:
     ``prefill_backend`` ``auto`` is ``fa3`` for long launches on Hopper, else ``fa2``.
 
     Raises ``ValueError`` for what FlashInfer cannot do or where it is not installed,
-    ``RuntimeError`` where its kernels are neither prebuilt nor can be built.
+    ``CompileError`` where its kernels are neither prebuilt nor can be built.
     """
 
     def __init__(
@@ -171,13 +171,18 @@ class FlashInferAttention:
         return exact
 
 
+def unsupported(head_dim: int, dtype: torch.dtype) -> str:
+    """What FlashInfer has no kernels for, or nothing."""
+    if head_dim not in _HEAD_DIMS:
+        return f"head_dim {head_dim}"
+    return "" if dtype in _DTYPES else str(dtype)
+
+
 def _check(heads: HeadShape, dtype: torch.dtype, prefill_backend: str) -> None:
     if prefill_backend not in PREFILL_BACKENDS:
         raise ValueError(f"{prefill_backend!r} is not one of {', '.join(PREFILL_BACKENDS)}")
-    if heads.head_dim not in _HEAD_DIMS:
-        raise ValueError(f"FlashInfer has no kernels for head_dim {heads.head_dim}; {_INSTEAD}")
-    if dtype not in _DTYPES:
-        raise ValueError(f"FlashInfer has no kernels for {dtype}; {_INSTEAD}")
+    if what := unsupported(heads.head_dim, dtype):
+        raise ValueError(f"FlashInfer has no kernels for {what}; choose attention.backend=triton")
 
 
 def _load() -> Any:

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from prelude.kernels import flashinfer, flashinfer_programs
+from prelude.kernels.build import CompileError
 from tests import flashinfer_rig as scenarios
 from tests.fake_device import FakeDevice
 from tests.fake_flashinfer import ContractError, Library
@@ -170,7 +171,7 @@ def test_kernels_that_are_not_there_are_an_error_at_start(monkeypatch: pytest.Mo
     device = FakeDevice()
     device.install(monkeypatch)
     monkeypatch.setitem(sys.modules, "flashinfer", Library(device, prebuilt=False))
-    with pytest.raises(RuntimeError, match="flashinfer-jit-cache"), device:
+    with pytest.raises(CompileError, match="flashinfer-jit-cache"), device:
         new_attention()
 
 
