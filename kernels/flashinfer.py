@@ -164,9 +164,7 @@ class FlashInferAttention:
         except torch.OutOfMemoryError:
             raise
         except (RuntimeError, OSError) as error:
-            raise RuntimeError(
-                f"FlashInfer cannot load its kernels ({error}): {_PREBUILT}"
-            ) from error
+            raise CompileError(f"FlashInfer has no kernels ({error}): {_PREBUILT}") from error
         _LOG.info("FlashInfer kernels loaded in %.1f s", time.perf_counter() - start)
         return exact
 
