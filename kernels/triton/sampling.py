@@ -93,13 +93,16 @@ def _filtered(
     if (k < vocab) | (top_p < 1):
         lanes = _keys(tl.div_rn(best, temperature))
         level = _level_of(lanes, tl.minimum(k, LANES // 2), _keys(peak))
-        count, weight, total = _gather(
+        count, total = _gather(
             logits_ptr, keys_ptr, ids_ptr, temperature, peak, level, vocab, LANES
-        )
-        suffices = (count >= k) | ((top_p < 1) & (weight >= _share(total, top_p)))
-        if suffices & (count <= LANES):
-            gathered = count
-            threshold = level
+        )  # fmt: skip
+        if count <= LANES:
+            reached = _sum(
+                logits_ptr, keys_ptr, temperature, peak, count, vocab, level, True, LANES
+            )
+            if (count >= k) | ((top_p < 1) & (reached >= _share(total, top_p))):
+                gathered = count
+                threshold = level
         if k < vocab:
             threshold = _threshold(
                 logits_ptr, keys_ptr, temperature, peak, gathered, vocab,
@@ -131,7 +134,7 @@ def _best_of_lanes(logits_ptr, vocab, LANES: tl.constexpr):
     lane = tl.arange(0, LANES)
     best = tl.full([LANES], float("-inf"), tl.float32)
     ids = tl.zeros([LANES], tl.int32)
-    for start in range(0, vocab, LANES):
+    for start in tl.range(0, vocab, LANES, num_stages=4):
         i = start + lane
         x = tl.load(logits_ptr + i, mask=i < vocab, other=float("-inf")).to(tl.float32)
         ids = tl.where(x > best, i, ids)
@@ -175,24 +178,20 @@ def _level_of(keys, wanted, peak_key):
 def _gather(
     logits_ptr, keys_ptr, ids_ptr, temperature, peak, level, vocab, LANES: tl.constexpr
 ):  # fmt: skip
-    """Write the tokens that reach ``level``, as many as fit; (their number, their weight, the
-    weight of all tokens)."""
+    """Write the tokens that reach ``level``, as many as fit; (their number, the weight of all)."""
     count = tl.full([], 0, tl.int32)
-    weight = tl.zeros([LANES], tl.int64)
     total = tl.zeros([LANES], tl.int64)
-    for start in range(0, vocab, LANES):
+    for start in tl.range(0, vocab, LANES, num_stages=4):
         i = start + tl.arange(0, LANES)
         keys = _load_keys(logits_ptr, temperature, i, vocab)
-        weights = _weights(keys, peak)
         reaches = (keys >= level) & (i < vocab)
         at = count + tl.cumsum(reaches.to(tl.int32), 0) - 1
         tl.store(keys_ptr + at, keys, mask=reaches & (at < LANES))
         tl.store(ids_ptr + at, i, mask=reaches & (at < LANES))
         count += tl.sum(reaches.to(tl.int32), 0)
-        total += weights
-        weight += tl.where(reaches, weights, 0)
+        total += _weights(keys, peak)
     tl.debug_barrier()  # what a thread wrote, others read
-    return count, tl.sum(weight, 0), tl.sum(total, 0)
+    return count, tl.sum(total, 0)
 
 
 @triton.jit
