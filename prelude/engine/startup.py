@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from prelude.engine.early import EarlyMemory
+
 Progress = Callable[[str, float], None]
 
 _OTHER = "other"
@@ -27,10 +29,12 @@ class Phase:
 @dataclass(slots=True)
 class Startup:
     """Collects phases and rules. ``before_s`` is how long the process had lived already: its
-    interpreter and its imports count as the first phase."""
+    interpreter and its imports count as the first phase. ``early`` is memory for the weights that
+    it has made ready."""
 
     progress: Progress
     before_s: float = 0.0
+    early: EarlyMemory | None = None
     phases: dict[str, Phase] = field(default_factory=dict)
     rules: dict[str, str] = field(default_factory=dict)
     _start_s: float = field(default_factory=time.perf_counter)

@@ -4,15 +4,13 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter, functional
 
+from prelude.kernels import pages
 from prelude.kernels.int8 import SCALE_BYTES, dequantize, int8_shape, quantize
-from prelude.kernels.pages import prefer_huge_pages
 
 
 def empty_weight(*shape: int, dtype: torch.dtype, device: torch.device) -> Parameter:
     """An uninitialised inference parameter; ``loading.py`` fills it."""
-    weight = torch.empty(shape, dtype=dtype, device=device)
-    prefer_huge_pages(weight)
-    return Parameter(weight, requires_grad=False)
+    return Parameter(pages.empty(shape, dtype, device), requires_grad=False)
 
 
 def empty_matrix(outputs: int, inputs: int, dtype: torch.dtype, device: torch.device) -> Parameter:
