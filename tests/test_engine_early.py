@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -40,6 +41,8 @@ def test_not_for_other_devices_nor_for_a_model_that_hardly_fits(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     assert early_memory(config(Device.cuda)) is None
+    monkeypatch.setattr(early, "_NVIDIA", Path("/"))
+    assert early_memory(config(Device.auto)) is None
     monkeypatch.setattr(early, "host_memory_bytes", lambda: 2**20)
     assert early_memory(config()) is None
 

@@ -16,6 +16,7 @@ from prelude.conf.schema import Config, Device, LoadFormat, ModelConfig, Weights
 from prelude.models.paths import resolve_model_path
 from prelude.models.spec import ModelSpec, read_config, read_spec
 
+_NVIDIA = Path("/dev/nvidiactl")
 _PAGE = 2 * 2**20  # at once: a longer call would hold up whoever wants to map a library
 _MARGIN = 1.01  # alignment of tensors, scales of int8 rows
 _MOST_SHARE = 0.5  # of free memory: whether a larger model fits is for the sizing to say
@@ -53,7 +54,9 @@ class EarlyMemory:
 def early_memory(config: Config) -> EarlyMemory | None:
     """For the weights of this configuration; None where it is of no use or may not fit. Raises
     ``ValueError`` for a model that cannot be read."""
-    if sys.platform != "linux" or config.runner.device == Device.cuda:
+    device = config.runner.device
+    has_gpu = device == Device.cuda or (device == Device.auto and _NVIDIA.exists())
+    if sys.platform != "linux" or has_gpu:
         return None
     spec, _ = model_spec(config.model)
     dtype = "int8" if config.model.weights == Weights.int8 else "float32"
