@@ -13,6 +13,7 @@ from torch import Tensor
 from prelude.kernels import sampling
 from prelude.kernels.attention import AttentionMeta
 from prelude.models.decoder import Decoder
+from prelude.models.spec import ModelSpec
 from prelude.types.prices import Curve, PriceTable, Sums
 from prelude.types.request import SampleMode
 
@@ -23,6 +24,7 @@ _CONTEXT = 512
 _REPEATS = 4
 _ENOUGH_MS = 40.0  # of repeating
 _LONG_MS = 100.0  # of a step of 64 tokens: too long to time larger ones at start
+_LEAST = 0.5  # of what attention should cost: a difference of two times may drown in noise
 _STREAMED_BYTES = 128 * 2**20
 _BODY_GRID = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)  # where the curves can be corrected
 _HEAD_GRID = (1, 2, 4, 8, 16, 32, 64)
@@ -62,9 +64,11 @@ def _body(
     points = {size: timed(size, size) for size in _SIZES}
     if points[many] < _LONG_MS:
         points |= {size: timed(size, size) for size in _MORE_SIZES}
-    ctx_ms = _per(timed(few, _CONTEXT) - points[few], Sums().plus(_CONTEXT - few, few).ctx)
+    ctx_ms = (timed(few, _CONTEXT) - points[few]) / Sums().plus(_CONTEXT - few, few).ctx
     pairs = Sums().plus(_CONTEXT - many, many).pairs - Sums().plus(0, many).pairs
-    pair_ms = _per(timed(many, _CONTEXT) - points[many], pairs)
+    pair_ms = (timed(many, _CONTEXT) - points[many]) / pairs
+    ctx_ms = max(ctx_ms, _LEAST * points[few] * _kv_share(decoder.spec))
+    pair_ms = max(pair_ms, _LEAST * points[many] / many * _pair_share(decoder.spec))
     return Curve.of(_rising(points)).resampled(_BODY_GRID), ctx_ms, pair_ms
 
 
@@ -74,9 +78,14 @@ def _num_streamed(decoder: Decoder) -> int:
     return min(-(-_STREAMED_BYTES // layer_bytes), len(decoder.layers))
 
 
-def _per(ms: float, count: int) -> float:
-    """Noise may make a difference negative; a price of nothing could never be corrected."""
-    return max(ms / count, 1e-7)
+def _kv_share(spec: ModelSpec) -> float:
+    """KV of a token over the layers' weights: what reading it costs if it is read as fast."""
+    return 2 * spec.kv_size / spec.num_layer_params
+
+
+def _pair_share(spec: ModelSpec) -> float:
+    """Arithmetic of a query-key pair over that of a token in the linear layers."""
+    return 2 * spec.q_size / spec.num_layer_params
 
 
 def _forward(decoder: Decoder, kv: list[Tensor], block_size: int, count: int, ctx: int) -> None:
