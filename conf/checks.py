@@ -13,6 +13,7 @@ def check_config(config: Config) -> None:
     _check_runner(config)
     _check_cache(config)
     _check_batcher(config)
+    _check_graphs(config)
     _check_sampling(config)
     _check_server(config)
 
@@ -91,6 +92,16 @@ def _check_batcher(config: Config) -> None:
         batcher.min_chunk,
         f"no more than batcher.max_step_tokens={batcher.max_step_tokens}",
     )
+
+
+def _check_graphs(config: Config) -> None:
+    limits = {"decode": config.runner.max_seqs, "prefill": config.batcher.max_step_tokens}
+    for kind, limit in limits.items():
+        sizes: list[int] | None = getattr(config.graphs, f"{kind}_buckets")
+        if sizes is not None:
+            rising = bool(sizes) and sizes == sorted(set(sizes)) and sizes[0] >= 1
+            expected = f"increasing sizes from 1 to {limit}"
+            _require(rising and sizes[-1] <= limit, f"graphs.{kind}_buckets", sizes, expected)
 
 
 def _check_sampling(config: Config) -> None:

@@ -37,12 +37,15 @@ class Capture(StrEnum):
     auto = "auto"
     eager = "eager"
     inductor = "inductor"
+    cuda = "cuda"
 
 
 class AttentionBackend(StrEnum):
     auto = "auto"
     cpu = "cpu"
     torch = "torch"
+    flashinfer = "flashinfer"
+    triton = "triton"
 
 
 class LinearBackend(StrEnum):
@@ -100,15 +103,17 @@ class RunnerConfig:
 class AttentionConfig:
     """Which attention kernels."""
 
-    backend: AttentionBackend = AttentionBackend.auto  # auto: cpu where it compiles, else torch
+    backend: AttentionBackend = AttentionBackend.auto  # auto: the fastest that works here
 
 
 @dataclass(slots=True)
 class GraphsConfig:
     """How steps are compiled."""
 
-    capture: Capture = Capture.auto  # auto: inductor where a C++ compiler exists, else eager
-    background: bool = True  # serve eagerly at once, compile in a niced child meanwhile
+    capture: Capture = Capture.auto  # auto: CUDA graphs, or inductor where C++ compiles, or eager
+    background: bool = True  # serve eagerly at once, compile or capture meanwhile
+    decode_buckets: list[int] | None = None  # CUDA: rows; default: from past launches
+    prefill_buckets: list[int] | None = None  # CUDA: new tokens; default: from past launches
     cache_dir: str | None = None  # of compiled programs and kernels; default: ~/.cache/prelude
 
 

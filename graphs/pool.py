@@ -22,7 +22,9 @@ logger = logging.getLogger(__name__)
 
 
 def choose_capture(config: GraphsConfig) -> Capture:
-    """What ``graphs.capture`` means here. Raises ``ValueError`` if it asks for the impossible."""
+    """What ``graphs.capture`` means on CPU. Raises ``ValueError`` for the impossible."""
+    if config.capture == Capture.cuda:
+        raise ValueError("graphs.capture=cuda: on CUDA only; set graphs.capture=auto")
     if config.capture == Capture.eager or has_cpp_compiler():
         return Capture.eager if config.capture == Capture.eager else Capture.inductor
     if config.capture == Capture.inductor:

@@ -34,7 +34,7 @@ from prelude.conf.schema import (
 )
 
 ROOT = Path(__file__).resolve().parent.parent
-PRESETS = ("balanced", "cpu", "latency", "lowmem", "throughput")
+PRESETS = ("balanced", "cpu", "cuda", "latency", "lowmem", "throughput")
 
 
 def options(folder: str) -> list[str]:

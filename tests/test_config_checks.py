@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prelude.conf.checks import check_config
+from prelude.conf.load import load_config
 from prelude.conf.schema import Config, LoadFormat
 
 
@@ -103,3 +104,18 @@ def test_no_strange_number_passes_as_a_fraction(value: float) -> None:
         check_config(config)
     else:
         assert refusal(config)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("graphs.decode_buckets=[4,2]", "increasing sizes from 1 to 64"),
+        ("graphs.decode_buckets=[1,128]", "increasing sizes from 1 to 64"),
+        ("graphs.prefill_buckets=[]", "increasing sizes from 1 to 512"),
+        ("graphs.prefill_buckets=[0,8]", "increasing sizes from 1 to 512"),
+    ],
+)
+def test_buckets_increase_and_fit(override: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        load_config([override])
+    assert load_config(["graphs.decode_buckets=[1,4]"]).graphs.decode_buckets == [1, 4]

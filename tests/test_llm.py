@@ -147,7 +147,7 @@ def test_unknown_overrides_and_models_are_errors(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        ({"runner.device": "cuda"}, r"runs on CPU only"),
+        ({"runner.device": "cuda"}, r"finds no GPU"),
         ({"model.dtype": "bfloat16"}, r"model\.dtype=bfloat16.*float32"),
         ({"model.max_len": 4096}, r"model\.max_len=4096 exceeds"),
         ({"cache.num_blocks": 3, "model.max_len": 100}, r"lower model\.max_len to 32"),
