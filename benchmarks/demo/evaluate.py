@@ -2,6 +2,7 @@
 
     python -m benchmarks.demo.evaluate prelude/demo --count 200 --out eval.json
     python -m benchmarks.demo.evaluate prelude/demo --engine prelude --out eval_prelude.json
+    python -m benchmarks.demo.evaluate prelude/demo --engine prelude --weights int8 --out ...
 
 The first runs transformers, the second our engine with everything on (compiled programs, prefix
 cache, continuous batching), on the same problems. Perplexity is measured by transformers.
@@ -27,6 +28,7 @@ from benchmarks.demo import tasks
 from benchmarks.demo.problem import Problem
 from benchmarks.demo.tokenizer import Encoder, prompt
 from prelude import LLM, SamplingParams
+from prelude.kernels.int8 import dequantize, int8_shape, quantize
 
 # Prompts and outputs as token ids; an output ends with the end-of-turn token if it was reached.
 Generate = Callable[[list[list[int]]], list[list[int]]]
@@ -122,6 +124,15 @@ class Transformers:
         )
         return [self.trimmed(row) for row in made[:, width:].tolist()]
 
+    @torch.no_grad()
+    def round_weights(self) -> None:
+        """Give every matrix the values that it has as int8."""
+        for parameter in self.model.parameters():
+            if parameter.dim() == 2:
+                matrix = torch.empty(int8_shape(*parameter.shape), dtype=torch.int8)
+                quantize(parameter, matrix)
+                parameter.copy_(dequantize(matrix))
+
     def trimmed(self, output: list[int]) -> list[int]:
         return output[: output.index(self.eos) + 1] if self.eos in output else output
 
@@ -139,8 +150,8 @@ class Transformers:
 class Prelude:
     """Greedy generation through our engine, all prompts of a task at once."""
 
-    def __init__(self, folder: Path) -> None:
-        self.llm = LLM(folder, **{"graphs.background": False})
+    def __init__(self, folder: Path, weights: str) -> None:
+        self.llm = LLM(folder, **{"graphs.background": False, "model.weights": weights})
 
     def generate(self, prompts: list[list[int]]) -> list[list[int]]:
         params = SamplingParams(
@@ -161,11 +172,11 @@ def perplexities(model: Transformers, names: list[str], count: int) -> dict[str,
 
 
 def evaluate(
-    folder: Path, names: list[str], count: int, rows: int, engine: str
+    folder: Path, names: list[str], count: int, rows: int, engine: str, weights: str = "auto"
 ) -> dict[str, object]:
     tokenizer = AutoTokenizer.from_pretrained(folder)
     reference = Transformers(folder, tokenizer, rows)
-    model = Prelude(folder) if engine == "prelude" else reference
+    model = Prelude(folder, weights) if engine == "prelude" else reference
     package = {"prelude": "prelude-llm"}.get(engine, engine)
     started, results = time.monotonic(), []
     for task in names:
@@ -176,10 +187,12 @@ def evaluate(
             flush=True,
         )
         results.append(result)
+    if weights == "int8":
+        reference.round_weights()
     medians = [result.median_length for result in results]
     return {
         "command": shlex.join(["python", "-m", "benchmarks.demo.evaluate", *sys.argv[1:]]),
-        "engine": f"{engine} {version(package)}, float32, greedy",
+        "engine": f"{engine} {version(package)}, float32, weights {weights}, greedy",
         "torch": torch.__version__,
         "seconds": round(time.monotonic() - started, 1),
         "length_spread": max(medians) / min(medians),
@@ -195,11 +208,15 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=50, help="prompts generated together")
     parser.add_argument("--tasks", nargs="*", default=list(tasks.TASKS))
     parser.add_argument("--engine", choices=("transformers", "prelude"), default="transformers")
+    parser.add_argument("--weights", choices=("auto", "int8"), default="auto", help="of prelude")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    report = evaluate(options.folder, options.tasks, options.count, options.rows, options.engine)
+    report = evaluate(
+        *(options.folder, options.tasks, options.count, options.rows),
+        *(options.engine, options.weights),
+    )
     print(f"length spread {report['length_spread']:.0f}x, perplexity {report['perplexity']}")
     if options.out:
         options.out.write_text(json.dumps(report, indent=1) + "\n")
