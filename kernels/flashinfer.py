@@ -164,7 +164,8 @@ class FlashInferAttention:
         except torch.OutOfMemoryError:
             raise
         except (RuntimeError, OSError) as error:
-            raise CompileError(f"FlashInfer has no kernels ({error}): {_PREBUILT}") from error
+            what = str(error).partition("\n")[0]
+            raise CompileError(f"FlashInfer has no kernels ({what}): {_PREBUILT}") from error
         _LOG.info("FlashInfer kernels loaded in %.1f s", time.perf_counter() - start)
         return exact
 

@@ -38,6 +38,14 @@ def test_signatures_are_those_of_the_package(wrappers: dict[str, Any], name: str
     ]
 
 
+@pytest.mark.parametrize("kind", ["decode", "prefill"])
+def test_what_we_reach_into_is_there(wrappers: dict[str, Any], kind: str) -> None:
+    source = inspect.getsource(wrappers[kind])
+    names = ("_int_workspace_buffer", "_pin_memory_int_workspace_buffer", "_plan_info")
+    for use in (*(f"self.{name}" for name in names), "self._cached_module.plan("):
+        assert use in source
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.skipif(shutil.which("nvcc") is None, reason="needs nvcc")
