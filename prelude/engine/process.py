@@ -96,8 +96,11 @@ def engine_main(config: Config, to_engine: str, from_engine: str) -> None:
 
 def _run(config: Config, channel: ZmqChannel) -> None:
     from prelude.cache.sizing import is_out_of_memory
-    from prelude.engine.build import build_engine
+    from prelude.engine.early import early_memory
     from prelude.engine.startup import process_age_s
+
+    early = early_memory(config)
+    from prelude.engine.build import build_engine  # imports torch, for a second
 
     with progress_bar() as draw:
 
@@ -105,7 +108,7 @@ def _run(config: Config, channel: ZmqChannel) -> None:
             draw(phase, fraction)
             channel.send(Progress(phase, fraction))
 
-        core, info = build_engine(config, report, process_age_s())
+        core, info = build_engine(config, report, process_age_s(), early)
     gc.collect()
     gc.freeze()  # what start-up made stays: collections during steps need not look at it
     try:
