@@ -93,6 +93,7 @@ class _EngineCollector(Collector):
         yield self._gauge("step_price_seconds", "its predicted time", stats.step_price_ms / 1e3)
         yield self._gauge("step_overhead_seconds", "its host time", stats.overhead_ms / 1e3)
         yield self._gauge("price_error_ratio", "usual error of a price", stats.price_error)
+        yield self._gauge("price_p90_ratio", "decodes over price, at p90", stats.price_p90)
         yield self._counter("prefix_cache_queries", "prompt tokens looked up", stats.prompt_tokens)
         yield self._counter("prefix_cache_hits", "prompt tokens found", stats.cached_prompt_tokens)
         yield self._counter("prompt_tokens", "prompt tokens, cached ones too", stats.prompt_tokens)

@@ -279,6 +279,7 @@ class EngineCore:
             step_price_ms=price_ms,
             overhead_ms=overhead_ms,
             price_error=self.profile.prices.error,
+            price_p90=self.profile.prices.quantiles("decode").p90,
         )
 
     def close(self) -> None:

@@ -54,6 +54,7 @@ class EngineStats(msgspec.Struct, frozen=True, array_like=True):
     step_price_ms: float = 0.0
     overhead_ms: float = 0.0
     price_error: float = 0.0
+    price_p90: float = 0.0
 
 
 class StepEvents(msgspec.Struct, frozen=True, tag="step"):
