@@ -4,25 +4,18 @@ import asyncio
 import logging
 import signal
 import socket
-from types import FrameType
-
-import uvicorn
-from starlette.applications import Starlette
+from typing import TYPE_CHECKING
 
 from prelude.client.client import EngineClient, EngineDeadError
 from prelude.client.process import start_engine
 from prelude.conf.schema import Config
-from prelude.models.tokenizer import load_tokenizer
-from prelude.server.app import build_app
-from prelude.server.lifecycle import Lifecycle
+from prelude.server.listen import open_socket
+
+if TYPE_CHECKING:
+    from prelude.server.http_server import DrainingServer
+    from prelude.text.tokenizer import Tokenizer
 
 logger = logging.getLogger(__name__)
-
-# What a client that stops reading can make us buffer; the kernel's own choice is megabytes.
-_SEND_BUFFER_BYTES = 64 * 1024
-_BACKLOG = 2048
-_KEEP_ALIVE_S = 65  # longer than the minute that proxies and clients keep idle connections
-_CONNECTIONS_S = 5  # for connections to close once every stream has ended
 
 
 def serve(config: Config) -> int:
@@ -37,46 +30,14 @@ def serve(config: Config) -> int:
         server_socket.close()
 
 
-def open_socket(host: str, port: int) -> socket.socket:
-    """A listening socket: clients wait in its backlog from the first moment."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    opened = socket.socket(family, socket.SOCK_STREAM)
-    opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    opened.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER_BYTES)
-    try:
-        opened.bind((host, port))
-    except OSError as error:
-        opened.close()
-        raise OSError(
-            f"cannot listen on {host}:{port}: {error.strerror}; choose another server.port"
-        ) from error
-    opened.listen(_BACKLOG)
-    return opened
-
-
-class DrainingServer(uvicorn.Server):
-    """Ends in two steps: open requests get ``drain_s`` to finish while new ones are refused,
-    then connections close. A second signal ends the first step at once."""
-
-    def __init__(self, config: uvicorn.Config, lifecycle: Lifecycle, drain_s: float) -> None:
-        super().__init__(config)
-        self._lifecycle = lifecycle
-        self._drain_s = drain_s
-
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        if self.should_exit:
-            self._lifecycle.hurry()
-        self.should_exit = True
-
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        await self._lifecycle.drain(self._drain_s)
-        await super().shutdown(sockets)
-
-
 async def _serve(config: Config, server_socket: socket.socket) -> int:
     client = start_engine(config)
+    # Imported while the engine's process starts: they take as long as a third of its own imports.
+    from prelude.server.app import build_app
+    from prelude.server.http_server import make_server
+
     try:
-        tokenizer = await asyncio.to_thread(load_tokenizer, config.model)
+        tokenizer = await asyncio.to_thread(_tokenizer, config)
         server = make_server(build_app(client, tokenizer, config), config)
         watcher = asyncio.create_task(_watch(client, server, server_socket))
         await server.serve([server_socket])
@@ -89,28 +50,8 @@ async def _serve(config: Config, server_socket: socket.socket) -> int:
         await client.close()
 
 
-def make_server(app: Starlette, config: Config) -> DrainingServer:
-    return DrainingServer(
-        uvicorn.Config(
-            app,
-            loop="none",
-            http="httptools",
-            ws="none",
-            lifespan="off",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            backlog=_BACKLOG,
-            timeout_keep_alive=_KEEP_ALIVE_S,
-            timeout_graceful_shutdown=_CONNECTIONS_S,
-        ),
-        app.state.services.lifecycle,
-        config.server.drain_s,
-    )
-
-
 async def _watch(
-    client: EngineClient, server: DrainingServer, server_socket: socket.socket
+    client: EngineClient, server: "DrainingServer", server_socket: socket.socket
 ) -> None:
     """Say when the engine is ready; end the server if it could not start."""
     try:
@@ -120,6 +61,12 @@ async def _watch(
         return
     host, port = server_socket.getsockname()[:2]
     logger.info("%s is ready at http://%s:%d", info.model_name, host, port)
+
+
+def _tokenizer(config: Config) -> "Tokenizer":
+    from prelude.models.tokenizer import load_tokenizer
+
+    return load_tokenizer(config.model)
 
 
 def _new_loop() -> asyncio.AbstractEventLoop:

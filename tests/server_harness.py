@@ -22,7 +22,8 @@ from prelude.conf.schema import Config
 from prelude.engine.core import EngineCore
 from prelude.runner.fake import FakeRunner
 from prelude.server.app import build_app
-from prelude.server.main import DrainingServer, make_server, open_socket
+from prelude.server.http_server import DrainingServer, make_server
+from prelude.server.listen import open_socket
 from prelude.server.services import Services
 from prelude.text.tokenizer import Tokenizer
 from prelude.types.wire import EngineInfo

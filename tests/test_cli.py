@@ -82,7 +82,7 @@ def test_help_shows_every_option_of_a_group(capsys: Capture) -> None:
     with pytest.raises(SystemExit):
         main(["serve", "-h"])
     out = capsys.readouterr().out
-    assert "preset=       balanced | cpu | latency | lowmem | throughput" in out
+    assert "preset=       balanced | cpu | cuda | latency | lowmem | throughput" in out
 
 
 @pytest.mark.parametrize("command", ["serve", "generate", "config", "bench serve", "bench engine"])

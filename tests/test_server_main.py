@@ -13,7 +13,8 @@ import httpx
 import pytest
 
 from prelude.conf.schema import Config
-from prelude.server.main import DrainingServer, make_server, open_socket
+from prelude.server.http_server import DrainingServer, make_server
+from prelude.server.listen import open_socket
 from tests.fakes import scripted_client, some_info
 from tests.server_harness import parse_events
 from tests.text_samples import byte_level_folder

@@ -12,7 +12,6 @@ import zmq.asyncio
 
 from prelude.client.client import EngineClient, EngineDeadError
 from prelude.conf.schema import Config
-from prelude.engine.process import engine_main
 from prelude.openmp import share_cores
 from prelude.types.wire import Failed, FromEngine, ToEngine, decode_from_engine, encode
 
@@ -38,7 +37,7 @@ class ProcessTransport:
         pull.bind(self._from_engine)
         self._pull = zmq.asyncio.Socket.from_socket(pull)
         self._process = mp.get_context("spawn").Process(
-            target=engine_main, args=(config, to_engine, self._from_engine), name="prelude-engine"
+            target=_engine, args=(config, to_engine, self._from_engine), name="prelude-engine"
         )
         self._process.start()
         self._dead = asyncio.Event()
@@ -90,6 +89,13 @@ class ProcessTransport:
             push.linger = int(_LAST_WORDS_S * 1e3)
             push.connect(self._from_engine)
             push.send(encode(Failed(f"the engine process ended unexpectedly ({how})")))
+
+
+def _engine(config: Config, to_engine: str, from_engine: str) -> None:
+    """What the process runs. The engine's modules are imported there, not here."""
+    from prelude.engine.process import engine_main
+
+    engine_main(config, to_engine, from_engine)
 
 
 def start_engine(config: Config) -> EngineClient:

@@ -1,0 +1,24 @@
+"""The listening socket: it is there before the engine is, and before most of our own modules."""
+
+import socket
+
+BACKLOG = 2048
+# What a client that stops reading can make us buffer; the kernel's own choice is megabytes.
+_SEND_BUFFER_BYTES = 64 * 1024
+
+
+def open_socket(host: str, port: int) -> socket.socket:
+    """A listening socket: clients wait in its backlog from the first moment."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    opened = socket.socket(family, socket.SOCK_STREAM)
+    opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    opened.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER_BYTES)
+    try:
+        opened.bind((host, port))
+    except OSError as error:
+        opened.close()
+        raise OSError(
+            f"cannot listen on {host}:{port}: {error.strerror}; choose another server.port"
+        ) from error
+    opened.listen(BACKLOG)
+    return opened
