@@ -75,6 +75,7 @@ def make_core(
     runner: Runner | None = None,
     log: StepLog | None = None,
     depth: int = 1,
+    overlap: bool = True,
     model: NextToken | None = None,
     **batcher: Any,
 ) -> EngineCore:
@@ -98,6 +99,7 @@ def make_core(
         clock=clock,
         log=log,
         seed=0,
+        overlap=overlap,
     )
 
 

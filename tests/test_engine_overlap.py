@@ -88,6 +88,14 @@ def test_the_first_turn_fills_the_runner_and_the_last_ones_empty_it() -> None:
     assert not core.has_work
 
 
+def test_overlap_can_be_switched_off() -> None:
+    core = make_core(depth=2, overlap=False)
+    core.add(request([5, 6, 7], uid=1, max_tokens=3))
+    turns = [[event.token_ids for event in core.step()] for _ in range(3)]
+    assert turns == [[[token]] for token in expected([5, 6, 7], 3)]
+    assert core.slack_ms == 0.0
+
+
 def test_a_known_end_is_not_run_past() -> None:
     log = StepLog()
     core = make_core(depth=2, log=log)

@@ -3,7 +3,7 @@
 import logging
 from pathlib import Path
 
-from prelude.conf.schema import Config
+from prelude.conf.schema import Config, Overlap
 from prelude.engine.core import EngineCore
 from prelude.engine.cpu import cpu_runner
 from prelude.engine.cuda import cuda_runner
@@ -43,6 +43,7 @@ def build_engine(
             started.runner.prices, padded=started.buckets.is_static, path=started.profile_path
         ),
         buckets=started.buckets,
+        overlap=config.runner.overlap != Overlap.off,
     )
     _say_budgets(config, core, start)
     start.finish()

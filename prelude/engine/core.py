@@ -47,7 +47,9 @@ class _Flight:
 
 class EngineCore:
     """Batcher, cache and runner of one model. ``clock`` gives monotonic seconds; ``eos_ids`` end
-    a sequence unless it ignores them; ``seed`` feeds requests that bring no seed of their own."""
+    a sequence unless it ignores them; ``seed`` feeds requests that bring no seed of their own.
+    Without ``overlap`` a step is committed before the next is planned, whatever the runner takes.
+    """
 
     def __init__(
         self,
@@ -62,6 +64,7 @@ class EngineCore:
         seed: int | None = None,
         buckets: Buckets | None = None,
         profile: Profile | None = None,
+        overlap: bool = True,
     ) -> None:
         self.runner = runner
         self.log = log or StepLog()
@@ -90,6 +93,7 @@ class EngineCore:
         )
         self.profile = profile or Profile(runner.prices, padded=buckets.is_static)
         self._clock = clock
+        self._overlap = overlap
         self._pace = Pace()
         self._flights: deque[_Flight] = deque()
         self._collected_s = 0.0
@@ -107,7 +111,7 @@ class EngineCore:
     @property
     def slack_ms(self) -> float:
         """How long requests may still be awaited before ``step`` is due; 0 or less: it is."""
-        if not self._flights or len(self._flights) == self.runner.depth:
+        if not self._flights or not self._has_room:
             return 0.0
         return self._pace.slack_ms(self._clock())
 
@@ -148,9 +152,14 @@ class EngineCore:
         """One turn: plan a step and submit it, then commit the oldest under way, unless the runner
         has room for one more. Returns at most one event per sequence."""
         submitted = self._submit()
-        if not self._flights or (submitted and len(self._flights) < self.runner.depth):
+        if not self._flights or (submitted and self._has_room):
             return []
         return self._commit(self._flights.popleft())
+
+    @property
+    def _has_room(self) -> bool:
+        """True if one more step may be under way."""
+        return len(self._flights) < (self.runner.depth if self._overlap else 1)
 
     def _submit(self) -> bool:
         """Plan a step and start it, if anything can be done now. A plan that evicts waits until
