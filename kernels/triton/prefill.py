@@ -9,8 +9,7 @@ import triton.language as tl
 from torch import Tensor
 
 _LOG2_E = 1.4426950408889634
-_TILE_Q = 128  # query heads times tokens
-_TILE_K = 64
+_TILES = {2: (128, 64, 8, 3), 4: (64, 32, 4, 2)}  # by bytes: queries, keys, warps, stages
 
 
 def attend_ragged(
@@ -31,7 +30,8 @@ def attend_ragged(
     tokens, heads, head_dim = q.shape
     rows, kv_heads = ctx_lens.shape[0], kv.shape[3]
     group = heads // kv_heads
-    tile = max(_TILE_Q, triton.next_power_of_2(group))
+    tile, tile_keys, num_warps, num_stages = _TILES[q.element_size()]
+    tile = max(tile, triton.next_power_of_2(group))
     _prefill[(triton.cdiv(tokens, tile // group) + rows, kv_heads)](
         q,
         kv,
@@ -49,14 +49,14 @@ def attend_ragged(
         block_tables.stride(0),
         GROUP=group,
         TILE_Q=tile,
-        TILE_K=_TILE_K,
+        TILE_K=tile_keys,
         DIM=head_dim,
         DIM_PAD=max(16, triton.next_power_of_2(head_dim)),
         BLOCK=kv.shape[2],
         ROWS_PAD=triton.next_power_of_2(rows),
         WINDOWED=window > 0,
-        num_warps=8,
-        num_stages=3,
+        num_warps=num_warps,
+        num_stages=num_stages,
     )
 
 
@@ -198,7 +198,8 @@ def _attend_range(
         else:
             keys = tl.load(pointers)
             values = tl.load(pointers + kv_half)
-        scores = tl.dot(q, tl.trans(keys), input_precision="ieee") * scale_log2
+        # Of float32 inputs three products of the tensor cores keep all bits that matter.
+        scores = tl.dot(q, tl.trans(keys), input_precision="tf32x3") * scale_log2
         if MASKED:
             seen = n[None, :] <= position[:, None]
             if WINDOWED:
@@ -211,6 +212,6 @@ def _attend_range(
         weights = tl.exp2(scores - origin[:, None])
         weight = weight * shrink + tl.sum(weights, 1)
         mixed = mixed * shrink[:, None]
-        mixed += tl.dot(weights.to(values.dtype), values, input_precision="ieee")
+        mixed += tl.dot(weights.to(values.dtype), values, input_precision="tf32x3")
         best = higher
     return best, weight, mixed
