@@ -24,6 +24,15 @@ def test_kernels_in_the_interpreter() -> None:
     assert run.returncode == 0, run.stdout + run.stderr
 
 
+def test_the_benchmark_checks_every_kernel_first() -> None:
+    command = [sys.executable, "-m", "benchmarks.kernels_triton", "--check"]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert run.returncode == 0, run.stdout + run.stderr
+    kernels = {line.split()[0] for line in run.stdout.splitlines()}
+    named = {"decode", "prefill", "linear", "add_rms_norm", "silu_mul", "rope_append", "sampling"}
+    assert kernels == named
+
+
 def test_who_has_no_gpu_needs_no_triton() -> None:
     """Nothing outside the folder imports it at module level."""
     code = "import sys, prelude.llm, prelude.runner.model; print('triton' in sys.modules)"
