@@ -70,7 +70,7 @@ def test_rope_append(
     tokens, block = 5, 8
     sizes = [heads * head_dim, kv_heads * head_dim, kv_heads * head_dim]
     projected = randn(device, tokens, sum(sizes) + 8, dtype=dtype)[:, : sum(sizes)]
-    q, k, v = (x.unflatten(1, (-1, head_dim)) for x in projected.split(sizes, dim=1))
+    q, k, v = (x.view(tokens, -1, head_dim) for x in torch.split(projected, sizes, dim=1))
     norms = (randn(device, head_dim, dtype=dtype), randn(device, head_dim, dtype=dtype) + 1)
     cos, sin = angles(device, tokens, rotary_dim)
     kv = torch.full((4, 2, block, kv_heads, head_dim), torch.nan, device=device, dtype=dtype)
