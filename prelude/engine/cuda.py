@@ -23,6 +23,7 @@ from prelude.engine.profile import ProfileRecord, read_profile
 from prelude.engine.startup import Startup
 from prelude.graphs.buckets import Buckets, choose_buckets, ladder
 from prelude.graphs.pool import cache_dir
+from prelude.kernels.flashinfer import FlashInferAttention, unsupported
 from prelude.kernels.layer_ops import LayerOps
 from prelude.runner.captured_programs import AttentionPlanner, NoPlanning
 from prelude.runner.static_inputs import shapes_of
@@ -36,6 +37,7 @@ _GRAPH_BYTES = 2 * 2**30  # what captured programs keep for themselves
 def cuda_runner(config: Config, model: Model, start: Startup) -> Started:
     """Everything between a configuration and a runner that takes plans."""
     from prelude.graphs.cuda import CudaQueue  # the CPU's users have no Triton
+    from prelude.kernels.triton.sampling import filtered
     from prelude.runner.captured import CapturedRunner
 
     if config.graphs.capture == Capture.inductor:
@@ -67,6 +69,7 @@ def cuda_runner(config: Config, model: Model, start: Startup) -> Started:
             max_seqs=config.runner.max_seqs,
             max_step_tokens=config.batcher.max_step_tokens,
             buckets=buckets,
+            draw=filtered,
             captures=config.graphs.capture != Capture.eager,
         )
     if not config.graphs.background:
@@ -92,8 +95,10 @@ def _attention(config: Config, model: Model) -> AttentionBackend:
     if wanted != AttentionBackend.auto:
         return wanted
     found = importlib.util.find_spec("flashinfer") is not None
-    usable = found and model.dtype != torch.float32 and not config.runner.batch_invariant
-    return AttentionBackend.flashinfer if usable else AttentionBackend.triton
+    usable = found and not unsupported(model.spec.head_dim, model.dtype)
+    if usable and not config.runner.batch_invariant:
+        return AttentionBackend.flashinfer
+    return AttentionBackend.triton
 
 
 def _profile_path(config: Config, model: Model, attention: AttentionBackend) -> Path:
@@ -129,8 +134,6 @@ def _kernels(
         from prelude.kernels.triton.attention import attend
 
         return CudaOps(attend), NoPlanning()
-    from prelude.kernels.flashinfer import FlashInferAttention
-
     spec = model.spec
     longest = config.model.max_len or spec.max_position
     flashinfer = FlashInferAttention(

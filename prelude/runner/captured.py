@@ -18,10 +18,11 @@ from prelude.graphs.buckets import Buckets
 from prelude.graphs.graph_pool import GraphPool
 from prelude.graphs.queue import DeviceQueue, Mark, Results
 from prelude.kernels import sampling
+from prelude.kernels.sampling_static import filtered_static
 from prelude.models.decoder import Decoder
 from prelude.runner.captured_prices import measure_prices
 from prelude.runner.captured_programs import AttentionPlanner, Programs
-from prelude.runner.device_slots import DeviceSlots
+from prelude.runner.device_slots import DeviceSlots, Draw
 from prelude.runner.static_inputs import pack, shapes_of
 from prelude.types.plan import (
     Launch,
@@ -80,6 +81,7 @@ class CapturedRunner:
         max_seqs: int,
         max_step_tokens: int,
         buckets: Buckets,
+        draw: Draw = filtered_static,
         captures: bool = True,
     ) -> None:
         self.num_blocks = num_blocks
@@ -87,7 +89,9 @@ class CapturedRunner:
         self.max_len = max_len
         self.vocab_size = decoder.spec.vocab_size
         self._queue = queue
-        self._slots = DeviceSlots(max_seqs, max_len, layout.block_size, self.vocab_size, queue)
+        self._slots = DeviceSlots(
+            max_seqs, max_len, layout.block_size, self.vocab_size, queue, draw
+        )
         self._targets = torch.zeros(max_len, dtype=torch.int32, device=queue.device)
         self._programs = Programs(
             decoder,

@@ -5,6 +5,8 @@ land in buffers of their own and are scattered from there, in the queue's order.
 submitted while an earlier one still runs.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -24,21 +26,31 @@ _FLOATS = (
 )
 
 
+Draw = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
+
+
 class DeviceSlots:
     """``num_slots`` slots and the dummy one behind them, which padding rows use: its block table
     is the dummy block, its parameters are greedy.
 
     On the device: ``last`` int32 [slots + 1], ``tables`` int32 [slots + 1, width], sampling
     parameters, and the penalties' state [slots + 1, vocab]. On the host: ``host_tables`` and
-    ``admits``.
+    ``admits``. ``draw`` is ``sampling.filtered`` without a look at the data.
     """
 
     def __init__(
-        self, num_slots: int, max_len: int, block_size: int, vocab_size: int, queue: DeviceQueue
+        self,
+        num_slots: int,
+        max_len: int,
+        block_size: int,
+        vocab_size: int,
+        queue: DeviceQueue,
+        draw: Draw = filtered_static,
     ) -> None:
         self.dummy = num_slots
         self.vocab_size = vocab_size
         self._queue = queue
+        self._draw_ids = draw
         device, rows, width = queue.device, num_slots + 1, -(-max_len // block_size)
 
         def ints(*shape: int) -> Tensor:
@@ -135,10 +147,10 @@ class DeviceSlots:
 
     def _draw(self, scores: Tensor, slots: Tensor, index: Tensor) -> Tensor:
         floats, ints = self._floats[slots], self._ints[slots]
-        return filtered_static(
+        return self._draw_ids(
             scores,
             floats[:, 0],
-            ints[:, 1],
+            ints[:, 1].long(),
             floats[:, 1],
             floats[:, 2],
             self._seeds[slots],
