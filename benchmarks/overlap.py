@@ -38,7 +38,7 @@ from prelude.runner.threaded import ThreadedRunner
 from prelude.types.request import Request, SamplingParams
 from prelude.types.wire import FromEngine, Shutdown, StepEvents, Submit, ToEngine, encode
 
-STREAMS, STEPS, DEVICE_MS, JITTER = 32, 1500, 5.0, 0.03
+STREAMS, STEPS, DEVICE_MS, JITTER = 32, 1000, 5.0, 0.03
 NEWCOMERS_PER_S = 60.0
 CPU_CASES = {
     "demo, 1 thread": (["model=demo", "runner.threads=1"], (1, 16, 32), 150),
@@ -207,6 +207,7 @@ def on_the_host(rounds: int) -> dict[str, Any]:
         runners = {"plain": core.runner, "thread": ThreadedRunner(core.runner)}
         for rows in batches:
             times: dict[str, list[float]] = {kind: [] for kind in runners}
+            _decode_ms(core, rows, 4)
             for _ in range(rounds):
                 for kind, runner in runners.items():
                     core.runner = runner
