@@ -91,6 +91,19 @@ def idle_share(document: Document) -> str:
     return f"{part_of(document, 'idle')['idle_share']:.1%}"
 
 
+def against_flashinfer(document: Document) -> str:
+    """Our attention kernels' time over FlashInfer's, the median over shapes, by kernel."""
+    results = part_of(document, "kernels")["results"]
+    texts = []
+    for kernel in ("decode", "prefill"):
+        rows = [row for row in results if row["kernel"] == kernel and row["peer_us"]]
+        if not rows:
+            raise LookupError(kernel)
+        times = statistics.median(row["ours_us"] / row["peer_us"] for row in rows)
+        texts.append(f"{kernel} {times - 1:+.0%} ({len(rows)} shapes)")
+    return ", ".join(texts)
+
+
 def rates(phase: str, ours: str, *peers: str) -> Callable[[Document], str]:
     """Ours with its share of the roof, then the peers that ran; medians over turns."""
 
@@ -155,6 +168,14 @@ FIGURES = (
         "3 %",
         H200,
         idle_share,
+    ),
+    Figure(
+        "H200",
+        "our Triton decode and prefill against FlashInfer, time of a launch",
+        "within 25 %",
+        "within 10 %",
+        H200,
+        against_flashinfer,
     ),
     Figure(
         "CPU",

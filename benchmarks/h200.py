@@ -82,13 +82,14 @@ def device_parts() -> list[Part]:
     for override in (*cuda, "batcher.max_step_tokens=8192"):
         service += ["--override", override]
     return [
-        Part("environment", (ENVIRONMENT,), 15),
-        Part("ceilings", ("-m", "prelude.bench.probe", "cuda", "16", "bfloat16"), 40),
-        Part("correctness", (*cuda_tests(), "--timeout=100", "-W", "default"), 140),
-        Part("decode_4b", (*decode, "model=qwen3_4b", "bench.batches=[1,8,32,128]"), 100),
-        Part("prefill_512", (*service, "--loads", "1", "96", "--max-s", "40"), 100),
-        Part("decode_8b", (*decode, "model=qwen3_8b", "bench.batches=[1,32]"), 80),
-        Part("idle", ("-m", "benchmarks.idle", *cuda, "model=qwen3_8b"), 60),
+        Part("environment", (ENVIRONMENT,), 10),
+        Part("ceilings", ("-m", "prelude.bench.probe", "cuda", "16", "bfloat16"), 30),
+        Part("correctness", (*cuda_tests(), "--timeout=100", "-W", "default"), 130),
+        Part("decode_4b", (*decode, "model=qwen3_4b", "bench.batches=[1,8,32,128]"), 90),
+        Part("prefill_512", (*service, "--loads", "1", "96", "--max-s", "40"), 90),
+        Part("decode_8b", (*decode, "model=qwen3_8b", "bench.batches=[1,32]"), 70),
+        Part("idle", ("-m", "benchmarks.idle", *cuda, "model=qwen3_8b"), 50),
+        Part("kernels", ("-m", "benchmarks.kernels_triton", "--seconds", "0.1"), 100),
     ]
 
 
@@ -107,6 +108,7 @@ def dry_parts() -> list[Part]:
         Part("prefill_512", service, 120),
         Part("decode_8b", decode, 60),
         Part("idle", ("-m", "benchmarks.idle", "--context", "16", "model=tiny", *eager), 60),
+        Part("kernels", ("-m", "benchmarks.kernels_triton", "--check", "--only", "decode"), 120),
     ]
 
 

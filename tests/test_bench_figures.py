@@ -12,6 +12,7 @@ from benchmarks.figures import (
     HERE,
     UNMEASURED,
     Figure,
+    against_flashinfer,
     median_ms,
     rates,
     ratio,
@@ -69,6 +70,14 @@ def test_readings() -> None:
     assert rates("decode", "prelude", "llamacpp", "vllm")(PEERS) == (
         "**13.0** tok/s, 91% of the roof; llama.cpp 12.0"
     )
+    times = [("decode", 11.0, 10.0), ("decode", 9.0, 10.0), ("prefill", 50.0, 40.0)]
+    rows = [
+        {"kernel": k, "ours_us": a, "peer_us": b} for k, a, b in (*times, ("decode", 1.0, None))
+    ]
+    kernels = {"parts": {"kernels": {"status": 0, "result": {"results": rows}}}}
+    assert against_flashinfer(kernels) == "decode +0% (2 shapes), prefill +25% (1 shapes)"
+    with pytest.raises(LookupError):
+        against_flashinfer({"parts": {"kernels": {"status": 0, "result": {"results": rows[:2]}}}})
     assert ratio("decode", "llamacpp")(PEERS) == "llama.cpp 12.0 (ours 1.08x)"
 
 
