@@ -35,7 +35,14 @@ TYPES = {
     **dict.fromkeys(("scale_log2", "eps"), "fp32"),
     "ids_ptr": "*i32",
 }
-PLAIN = {"window", "rows", "tokens", "parts"}  # integers that need not divide by 16
+PLAIN = {
+    "window",
+    "rows",
+    "tokens",
+    "parts",
+    "table_row",
+    "stats_half",
+}  # integers that need not divide by 16
 HEAD = {"DIM": 128, "DIM_PAD": 128, "BLOCK": 16}
 
 

@@ -74,7 +74,8 @@ def attend_decode(
     )
 
 
-@triton.jit
+# One program for all batches of a size class: values that change must not specialise it.
+@triton.jit(do_not_specialize=["window", "rows", "table_row", "stats_half", "parts"])
 def _decode(
     q_ptr,  # [rows, heads, DIM]
     kv_ptr,  # [blocks, 2, BLOCK, kv_heads, DIM]

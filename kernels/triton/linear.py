@@ -137,7 +137,7 @@ def linear_few(
     return y
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def _few(
     x_ptr,
     w_ptr,

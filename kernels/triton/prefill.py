@@ -60,7 +60,8 @@ def attend_ragged(
     )
 
 
-@triton.jit
+# One program for all batches of a size class: values that change must not specialise it.
+@triton.jit(do_not_specialize=["window", "tokens", "rows", "table_row"])
 def _prefill(
     q_ptr,  # [tokens, heads, DIM]
     kv_ptr,  # [blocks, 2, BLOCK, kv_heads, DIM]

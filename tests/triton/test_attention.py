@@ -51,11 +51,10 @@ def decode_case(contexts: Sequence[int], **options: int) -> Case:
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("window", [0, 1, 20])
 def test_decode(device: torch.device, dtype: torch.dtype, window: int) -> None:
-    check(decode_case([1, 5, 300, 64, 65], window=window), device, dtype)
+    check(decode_case([1, 150, 64, 65], window=window), device, dtype)
 
 
-@pytest.mark.parametrize(("group", "kv_heads"), [(1, 3), (4, 2), (5, 1)])
-@pytest.mark.parametrize("head_dim", [32, 80])
+@pytest.mark.parametrize(("group", "kv_heads", "head_dim"), [(1, 3, 80), (4, 2, 32), (5, 1, 80)])
 def test_decode_of_other_shapes(
     device: torch.device, group: int, kv_heads: int, head_dim: int
 ) -> None:
@@ -64,7 +63,7 @@ def test_decode_of_other_shapes(
 
 
 def test_one_long_row_among_short_ones_is_split(device: torch.device) -> None:
-    check(decode_case([700, 1, 1, 2]), device)
+    check(decode_case([400, 1, 1, 2]), device)
 
 
 def test_decode_counters_are_ready_for_the_next_launch(device: torch.device) -> None:
@@ -144,7 +143,7 @@ def test_chunks_of_a_prompt_give_the_same_bits_as_the_whole(device: torch.device
     assert torch.equal(torch.cat(parts), run(0, 150))
 
 
-@settings(max_examples=12)
+@settings(max_examples=8)
 @given(
     rows=st.lists(st.tuples(st.integers(0, 40), st.integers(0, 90)), min_size=1, max_size=4),
     block=st.sampled_from([8, 16]),
