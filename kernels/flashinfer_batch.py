@@ -55,40 +55,54 @@ def lay_out(
     kernels answer NaN for a row of length zero. Tokens past ``cu_q[-1]`` become the last row's,
     which then repeats block 0 until it is as long as they are many.
     """
-    cu_q, ctx_lens, block_tables = rows
-    given = len(ctx_lens)
-    num_spare = num_tokens - int(cu_q[-1])
-    if num_rows >= len(batch.kv_indptr):
-        raise ValueError(f"{num_rows} rows, and room for {len(batch.kv_indptr) - 1}")
-    if num_spare < 0 or given + (num_spare > 0) > num_rows:
-        raise ValueError(f"{given} rows of {cu_q[-1]} tokens, planned as {num_rows}, {num_tokens}")
-    lens = batch.kv_lens[:num_rows]
-    np.maximum(ctx_lens, 1, out=lens[:given])
-    lens[given:] = 1
-    if num_spare:
-        lens[-1] = num_spare
-    batch.qo_indptr[: given + 1] = cu_q
-    batch.qo_indptr[given + 1 : num_rows + 1] = cu_q[-1]
+    num_spare = num_tokens - int(rows.cu_q[-1])
+    _check_fit(batch, rows, num_rows, num_tokens)
+    pages = _write_lengths(batch, rows, block_size, num_rows, num_spare)
     batch.qo_indptr[num_rows] = num_tokens
-    pages = (lens + (block_size - 1)) // block_size
-    batch.last_page_len[:num_rows] = lens - (pages - 1) * block_size
-    batch.kv_indptr[0] = 0
-    np.cumsum(pages, out=batch.kv_indptr[1 : num_rows + 1])
-    num_pages = int(batch.kv_indptr[num_rows])
+    given = len(rows.ctx_lens)
+    num_given, num_pages = (int(batch.kv_indptr[row]) for row in (given, num_rows))
     if num_pages > len(batch.indices):
         raise ValueError(f"{num_pages} pages, and room for {len(batch.indices)}")
-    _write_indices(batch, pages[:given], ctx_lens, block_tables)
-    batch.indices[int(batch.kv_indptr[given]) : num_pages] = 0
+    _write_indices(batch.indices[:num_given], pages[:given], rows.block_tables)
+    batch.indices[num_given:num_pages] = 0
+    if rows.ctx_lens.min(initial=1) < 1:
+        batch.indices[batch.kv_indptr[np.flatnonzero(rows.ctx_lens < 1)]] = 0
     return num_pages
 
 
-def _write_indices(
-    batch: PagedBatch[np.ndarray], pages: np.ndarray, ctx_lens: np.ndarray, tables: np.ndarray
+def _check_fit(
+    batch: PagedBatch[np.ndarray], rows: HostRows, num_rows: int, num_tokens: int
 ) -> None:
+    given, num_spare = len(rows.ctx_lens), num_tokens - int(rows.cu_q[-1])
+    if num_rows >= len(batch.kv_indptr):
+        raise ValueError(f"{num_rows} rows, and room for {len(batch.kv_indptr) - 1}")
+    if num_spare < 0 or given + (num_spare > 0) > num_rows:
+        tokens = int(rows.cu_q[-1])
+        raise ValueError(f"{given} rows of {tokens} tokens, planned as {num_rows}, {num_tokens}")
+
+
+def _write_lengths(
+    batch: PagedBatch[np.ndarray], rows: HostRows, block_size: int, num_rows: int, num_spare: int
+) -> np.ndarray:
+    """Everything but the page lists; returns the pages of each row."""
+    given = len(rows.ctx_lens)
+    lens = batch.kv_lens[:num_rows]
+    np.maximum(rows.ctx_lens, 1, out=lens[:given])
+    lens[given:] = 1
+    if num_spare:
+        lens[-1] = num_spare
+    batch.qo_indptr[: given + 1] = rows.cu_q
+    batch.qo_indptr[given + 1 : num_rows + 1] = rows.cu_q[-1]
+    pages: np.ndarray = (lens + (block_size - 1)) // block_size
+    batch.last_page_len[:num_rows] = lens - (pages - 1) * block_size
+    batch.kv_indptr[0] = 0
+    np.cumsum(pages, out=batch.kv_indptr[1 : num_rows + 1])
+    return pages
+
+
+def _write_indices(target: np.ndarray, pages: np.ndarray, tables: np.ndarray) -> None:
+    """The first ``pages`` entries of each table, one table after the other."""
     width = int(pages.max(initial=0))
     if width > tables.shape[1]:
         raise ValueError(f"block_tables: a row needs {width} blocks and has {tables.shape[1]}")
-    flat = tables[:, :width][np.arange(width, dtype=np.int32) < pages[:, None]]
-    batch.indices[: len(flat)] = flat
-    empty = np.flatnonzero(ctx_lens < 1)
-    batch.indices[batch.kv_indptr[empty]] = 0
+    target[:] = tables[:, :width][np.arange(width, dtype=np.int32) < pages[:, None]]
