@@ -117,7 +117,8 @@ def _prefill(
     low = 0
     if WINDOWED:
         low = tl.maximum(begin - window + 1, 0) // TILE_K * TILE_K
-    full = low if WINDOWED else (begin + 1) // TILE_K * TILE_K  # all of the tile sees all before
+    # All of the tile sees all before ``full``. Padding may have more tokens than context.
+    full = low if WINDOWED else tl.maximum(begin + 1, 0) // TILE_K * TILE_K
     best = tl.full([TILE_Q], float("-inf"), tl.float32)
     weight = tl.zeros([TILE_Q], tl.float32)
     mixed = tl.zeros([TILE_Q, DIM_PAD], tl.float32)

@@ -127,6 +127,18 @@ def test_tokens_of_no_row_become_zero(device: torch.device) -> None:
     assert (result(case, device)[5:] == 0).all()
 
 
+@pytest.mark.parametrize("window", [0, 4])
+def test_padding_rows_may_have_more_tokens_than_context(device: torch.device, window: int) -> None:
+    case = make_case([(3, 40), (200, 0)], window=window)
+    expected = case.expected()[:3]
+    case.meta.ctx_lens[1] = 1
+    case.meta.block_tables[1] = 0
+    case.meta.slot_mapping[3:] = 0
+    out = result(case, device)
+    torch.testing.assert_close(out[:3].double(), expected, atol=2e-6, rtol=2e-6)
+    assert out.isfinite().all()
+
+
 def test_chunks_of_a_prompt_give_the_same_bits_as_the_whole(device: torch.device) -> None:
     whole = moved(make_case([(150, 0)]), device, torch.float32)
     append(whole.k, whole.v, whole.kv, whole.meta.slot_mapping)
