@@ -16,7 +16,7 @@ from torch import Tensor
 def arrival_counters(device: torch.device, at_least: int) -> Tensor:
     """int32 zeros. Captured graphs hold their address, so they are kept for good, and the first
     launch that needs this many must not be captured."""
-    return _counters(device, max(4096, triton.next_power_of_2(at_least)))
+    return _counters(device, max(16384, triton.next_power_of_2(at_least)))
 
 
 @cache

@@ -32,25 +32,22 @@ def filtered(
 ) -> Tensor:
     """Sample each row of logits [rows, vocab]; returns int64 [rows]. See ``sampling.filtered``.
 
-    Parameters are [rows]: top_k, seeds and index int64, the others float32. A vocabulary has at
-    most 2**18 tokens.
+    Parameters are [rows], views with strides allowed: top_k, seeds and index integers, the others
+    float32. A vocabulary has at most 2**18 tokens.
     """
     rows, vocab = logits.shape
-    ids = torch.empty_like(seeds)
+    parameters = (temperature, top_k, top_p, min_p, seeds, index)
+    ids = seeds.new_empty(rows, dtype=torch.int64)
     gathered = logits.new_empty((2, rows, _LANES), dtype=torch.int32)
     _filtered[(rows,)](
         logits,
-        temperature,
-        top_k,
-        top_p,
-        min_p,
-        seeds,
-        index,
+        *parameters,
         gathered[0],
         gathered[1],
         ids,
         vocab,
         logits.stride(0),
+        *(x.stride(0) for x in parameters),
         LANES=_LANES,
         num_warps=16,
     )
@@ -71,13 +68,19 @@ def _filtered(
     out_ptr,
     vocab,
     logits_row,
+    temperature_row,
+    top_k_row,
+    top_p_row,
+    min_p_row,
+    seeds_row,
+    index_row,
     LANES: tl.constexpr,
 ):
     row = tl.program_id(0).to(tl.int64)
     logits_ptr += row * logits_row
     keys_ptr += row * LANES
     ids_ptr += row * LANES
-    temperature = tl.load(temperature_ptr + row)
+    temperature = tl.load(temperature_ptr + row * temperature_row)
     best, best_ids = _best_of_lanes(logits_ptr, vocab, LANES)
     highest = tl.max(best, 0)
     if temperature == 0:
@@ -85,8 +88,8 @@ def _filtered(
         return
 
     peak = tl.maximum(tl.div_rn(highest, temperature), -3e38)  # finite, whatever the logits
-    top_p = tl.load(top_p_ptr + row)
-    k = tl.load(top_k_ptr + row).to(tl.int32)
+    top_p = tl.load(top_p_ptr + row * top_p_row)
+    k = tl.load(top_k_ptr + row * top_k_row).to(tl.int32)
     k = tl.where(k > 0, tl.minimum(k, vocab), vocab)
     threshold = tl.full([], _LOWEST, tl.int32)
     gathered = tl.full([], 0, tl.int32)  # tokens to look at if not all
@@ -116,11 +119,11 @@ def _filtered(
                 logits_ptr, keys_ptr, temperature, peak, gathered, vocab,
                 threshold, _share(total, top_p), True, LANES,
             )  # fmt: skip
-    min_p = tl.load(min_p_ptr + row)
+    min_p = tl.load(min_p_ptr + row * min_p_row)
     if min_p > 0:
         threshold = tl.maximum(threshold, _keys(peak + tl.log(min_p)))
     total = _sum(logits_ptr, keys_ptr, temperature, peak, gathered, vocab, threshold, True, LANES)
-    u = _uniform(tl.load(seeds_ptr + row), tl.load(index_ptr + row))
+    u = _uniform(tl.load(seeds_ptr + row * seeds_row), tl.load(index_ptr + row * index_row))
     target = tl.minimum((u.to(tl.float64) * total.to(tl.float64)).to(tl.int64), total - 1)
     drawn = _draw(
         logits_ptr, keys_ptr, ids_ptr, temperature, peak, gathered, vocab, threshold, target, LANES
@@ -275,9 +278,9 @@ def _draw(
 @triton.jit
 def _uniform(seed, index):
     """``sampling.uniform`` for drawing the next token."""
-    state = _mix(seed.to(tl.uint64, bitcast=True) + _GOLDEN)
+    state = _mix(seed.to(tl.int64).to(tl.uint64, bitcast=True) + _GOLDEN)
     state = _mix(state + _GOLDEN)
-    state = _mix(state + _GOLDEN * (index + 1).to(tl.uint64, bitcast=True))
+    state = _mix(state + _GOLDEN * (index.to(tl.int64) + 1).to(tl.uint64, bitcast=True))
     return ((state >> 41).to(tl.float32) + 0.5) * (2.0**-23)
 
 

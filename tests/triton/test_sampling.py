@@ -87,10 +87,16 @@ def test_rows_without_a_finite_logit_give_some_id(device: torch.device, nothing:
 
 
 def test_a_strided_view_is_read_in_place(device: torch.device) -> None:
-    wide = randn(3, 2, 200)
-    ours, _ = both(device, wide[:, 1], ROWS[1:4])
-    again, expected = both(device, wide[:, 1].contiguous(), ROWS[1:4])
-    assert torch.equal(ours, expected) and torch.equal(ours, again)
+    """Of logits and of parameters that lie together in one table, integers of any width."""
+    logits = randn(3, 2, 200)[:, 1].to(device)
+    floats = torch.tensor([[0.7, 0.9, 0.1], [1.3, 1.0, 0.0], [0.0, 0.5, 0.2]], device=device)
+    ints = torch.tensor([[5, 0, 9], [7, 30, 8], [1, 2, 3]], device=device)
+    names = ("temperature", "top_p", "min_p", "seeds", "top_k", "index")
+    columns = dict(zip(names, (*floats.unbind(1), *ints.unbind(1)), strict=True))
+    expected = filtered_static(logits, **columns)
+    assert torch.equal(filtered(logits, **columns), expected)
+    narrow = columns | {"top_k": ints.int()[:, 1], "index": ints.int()[:, 2]}
+    assert torch.equal(filtered(logits, **narrow), expected)
 
 
 def test_random_numbers_are_the_plain_ones(device: torch.device) -> None:
