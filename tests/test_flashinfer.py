@@ -35,6 +35,15 @@ def build(monkeypatch: pytest.MonkeyPatch, group: int = 4, **options: Any) -> tu
     return Rig(device, attention, group), library
 
 
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Tensors this small only wait for the others."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture
 def built(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Rig, Library]]:
     rig, library = build(monkeypatch)
