@@ -134,6 +134,7 @@ def rope_append(
         *k.stride()[:2],
         *v.stride()[:2],
         cos.stride(0),
+        sin.stride(0),
         *kv.stride()[:4],
         Q_HEADS=heads,
         KV_HEADS=kv_heads,
@@ -168,6 +169,7 @@ def _rope_append(
     v_token,
     v_head,
     cos_token,
+    sin_token,
     kv_block,
     kv_half,
     kv_token,
@@ -206,7 +208,7 @@ def _rope_append(
         x = _weighed(x * scale, q_weight_ptr, k_weight_ptr, i, is_q, inside, out_ptr)
         y = _weighed(y * scale, q_weight_ptr, k_weight_ptr, partner, is_q, inside, out_ptr)
     cos = tl.load(cos_ptr + token * cos_token + i, mask=i < ROTARY, other=1.0).to(tl.float32)
-    sin = tl.load(sin_ptr + token * cos_token + i, mask=i < ROTARY, other=0.0).to(tl.float32)
+    sin = tl.load(sin_ptr + token * sin_token + i, mask=i < ROTARY, other=0.0).to(tl.float32)
     turned = x * cos + tl.where(i < HALF, -y, y) * sin
 
     out = out_ptr + (token * Q_HEADS + h) * DIM + i

@@ -103,7 +103,7 @@ def _filtered(
             reached = _sum(
                 logits_ptr, keys_ptr, temperature, peak, count, vocab, level, True, LANES
             )
-            if (count >= k) | ((top_p < 1) & (reached >= _share(total, top_p))):
+            if tl.where(k < vocab, count >= k, reached >= _share(total, top_p)):
                 gathered = count
                 threshold = level
         if k < vocab:

@@ -50,7 +50,7 @@ def test_silu_mul(device: torch.device, dtype: torch.dtype, inter: int) -> None:
 def angles(device: torch.device, tokens: int, rotary_dim: int) -> tuple[Tensor, Tensor]:
     turns = torch.arange(tokens)[:, None] * 0.7 / torch.arange(1, rotary_dim // 2 + 1)
     turns = torch.cat((turns, turns), dim=-1).to(device)
-    return turns.cos(), turns.sin()
+    return turns.cos(), torch.cat((turns.sin(), turns), dim=-1)[:, :rotary_dim]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

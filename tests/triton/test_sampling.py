@@ -69,6 +69,13 @@ def test_rows_of_all_kinds_in_one_batch(device: torch.device, order: str, spread
     assert torch.equal(ours, expected)
 
 
+def test_top_p_counts_all_that_top_k_keeps(device: torch.device) -> None:
+    """More than the level of the lanes is sure to reach, whose mass would do for top-p alone."""
+    logits = randn(600, seed=8).expand(8, -1) * 0.5
+    ours, expected = both(device, logits, [(1.0, 200, 0.3, 0.0)] * 8)
+    assert torch.equal(ours, expected)
+
+
 def test_ties_and_excluded_tokens(device: torch.device) -> None:
     logits = torch.tensor([[3.0, 1.0, 2.0, 2.0, 0.0, -0.0, -torch.inf]]).repeat(10, 1)
     for row in [(1.0, 2, 1.0, 0.0), (1.0, 0, 0.6, 0.0), (1.0, 5, 0.99, 0.0), (0.0, 0, 1.0, 0.0)]:
