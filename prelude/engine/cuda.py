@@ -2,6 +2,7 @@
 programs captured as CUDA graphs between the first steps."""
 
 import importlib.util
+import logging
 from pathlib import Path
 
 import torch
@@ -23,10 +24,13 @@ from prelude.engine.profile import ProfileRecord, read_profile
 from prelude.engine.startup import Startup
 from prelude.graphs.buckets import Buckets, choose_buckets, ladder
 from prelude.graphs.pool import cache_dir
+from prelude.kernels.build import CompileError
 from prelude.kernels.flashinfer import FlashInferAttention, unsupported
 from prelude.kernels.layer_ops import LayerOps
 from prelude.runner.captured_programs import AttentionPlanner, NoPlanning
 from prelude.runner.static_inputs import shapes_of
+
+logger = logging.getLogger(__name__)
 
 _SMALLEST_PREFILL = 16
 _LARGEST_CAPTURED = 2048  # new tokens; above it launches hide under the kernels before them
@@ -127,26 +131,33 @@ def _kernels(
     config: Config, model: Model, attention: AttentionBackend, buckets: Buckets
 ) -> tuple[LayerOps, AttentionPlanner]:
     from prelude.kernels.cuda_ops import CudaOps, InvariantOps
+    from prelude.kernels.triton.attention import attend
 
     if config.runner.batch_invariant:
         return InvariantOps(), NoPlanning()
-    if attention == AttentionBackend.triton:
-        from prelude.kernels.triton.attention import attend
+    if attention == AttentionBackend.flashinfer:
+        try:
+            flashinfer = _flashinfer(config, model, buckets)
+            return CudaOps(flashinfer.attend), flashinfer
+        except CompileError as error:
+            if config.attention.backend == AttentionBackend.flashinfer:
+                raise
+            logger.warning("attention runs in Triton: %s", error)
+    return CudaOps(attend), NoPlanning()
 
-        return CudaOps(attend), NoPlanning()
-    spec = model.spec
-    longest = config.model.max_len or spec.max_position
-    flashinfer = FlashInferAttention(
+
+def _flashinfer(config: Config, model: Model, buckets: Buckets) -> FlashInferAttention:
+    spec, size = model.spec, config.cache.block_size
+    return FlashInferAttention(
         spec.num_heads,
         spec.num_kv_heads,
         spec.head_dim,
-        config.cache.block_size,
+        size,
         model.dtype,
         model.device,
         windows=tuple(sorted(set(spec.windows))),
         shapes=shapes_of(buckets),
         max_rows=config.runner.max_seqs,
         max_tokens=config.batcher.max_step_tokens,
-        row_blocks=-(-longest // config.cache.block_size),
+        row_blocks=-(-(config.model.max_len or spec.max_position) // size),
     )
-    return CudaOps(flashinfer.attend), flashinfer
