@@ -134,7 +134,7 @@ def run_all(
 
 def run_part(part: Part, limit_s: float, log: IO[str]) -> Outcome:
     """Run one part for at most ``limit_s``; its whole process group ends with it."""
-    command = shlex.join(["python", *part.words] if len(part.words) > 1 else part.words)
+    command = shlex.join(["python", *part.words]) if len(part.words) > 1 else "a shell's commands"
     if limit_s <= 0:
         return Outcome(command, 0.0, None, None, "no time was left")
     start = time.monotonic()
