@@ -38,7 +38,7 @@ from prelude.runner.threaded import ThreadedRunner
 from prelude.types.request import Request, SamplingParams
 from prelude.types.wire import FromEngine, Shutdown, StepEvents, Submit, ToEngine, encode
 
-STREAMS, STEPS, DEVICE_MS, JITTER = 32, 1000, 5.0, 0.03
+STREAMS, STEPS, DEVICE_MS, JITTER = 32, 1500, 5.0, 0.03
 NEWCOMERS_PER_S = 60.0
 CPU_CASES = {
     "demo, 1 thread": (["model=demo", "runner.threads=1"], (1, 16, 32), 150),
