@@ -9,6 +9,7 @@ drops, anything that slows all launches alike. Residuals are kept as quantiles b
 
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import pairwise
 from math import exp, log
 from typing import NamedTuple
 
@@ -139,7 +140,7 @@ def _attention(table: PriceTable) -> tuple[float, float]:
 def _covariance(first: list[int], count: int) -> _Floats:
     """Of the numbers' logarithms, and of the machine's state: nothing is known of that."""
     covariance = np.zeros((count + 1, count + 1))
-    for low, high in zip(first[:-1], first[1:], strict=True):
+    for low, high in pairwise(first):
         covariance[low:high, low:high] = _COMMON**2
     covariance[range(count), range(count)] += _OWN**2
     return covariance
