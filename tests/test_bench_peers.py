@@ -323,6 +323,14 @@ def test_a_comparison_end_to_end(
     assert "prelude / transformers" in captured.err
 
 
+def test_no_turn_begins_after_the_budget(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(subprocess, "run", finished({**measured()[0], "cores": [0]}))
+    monkeypatch.setattr(compare, "probe_apart", lambda *_: PROBE)
+    result = compare.compare(arguments(tiny.parent, "--turns", "3", "--budget-s", "0"))
+    assert [run.engine for run in result.runs] == ["prelude", "transformers"]
+    assert len(result.probes) == 1
+
+
 def test_ours_must_not_fail(
     tiny: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -11,6 +11,7 @@ import importlib.util
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -110,8 +111,11 @@ def compare(args: argparse.Namespace) -> PeerResult:
     probes = [probe_apart("cpu", args.threads, "float32")]
     observer = Observer(probes[0])
     runner = Runner(args, folder)
-    runs = []
+    runs: list[PeerRun] = []
+    start_s = time.monotonic()
     for turn in range(args.turns):
+        if turn and time.monotonic() - start_s > args.budget_s:
+            break
         if turn:
             probes.append(probe_apart("cpu", args.threads, "float32"))
         for name in lineup(args.peers):
@@ -207,6 +211,9 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--streams", type=int, default=16)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--max-s", type=float, default=900.0, help="limit of one turn")
+    parser.add_argument(
+        "--budget-s", type=float, default=3600.0, help="after it no further turn begins"
+    )
     parser.add_argument("--vllm-python", type=Path, help="interpreter of vLLM's environment")
     parser.add_argument("--llamacpp-python", type=Path, help="interpreter of llama.cpp's")
     parser.add_argument("--override", action="append", default=[], help="of our configuration")
