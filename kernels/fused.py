@@ -16,12 +16,6 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     return weight * (wide * scale).to(x.dtype)
 
 
-def add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """``residual + x``, normed and as it is: returns (rms_norm(sum), sum), all [tokens, dim]."""
-    total = residual + x
-    return rms_norm(total, weight, eps), total
-
-
 def apply_rope(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotate the first ``rotary_dim`` of x [tokens, heads, dim] by position, rotate-half style.
 

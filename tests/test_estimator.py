@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from prelude.types.estimator import PriceEstimator
 from prelude.types.plan import BucketKey, Launch, LaunchKind, Row
-from prelude.types.prices import Curve, PriceTable, Sums, sums_of
+from prelude.types.prices import MODES, Curve, PriceTable, Sums, sums_of
 from prelude.types.request import SampleMode
 
 GRID = (1, 2, 4, 8, 16, 32, 64)
@@ -56,7 +56,7 @@ def mixed_error(true: PriceTable, noise: float, outliers: float = 0.0) -> float:
     estimator = PriceEstimator(TABLE)
     errors = []
     for step in range(3000):
-        rows, mode = random_rows(rng), rng.choice(("greedy", "filtered"))
+        rows, mode = random_rows(rng), rng.choice(MODES[:2])
         actual = true.step_ms(sums_of(rows, mode)) * rng.lognormvariate(0.0, noise)
         if rng.random() < outliers:
             actual *= 10.0

@@ -11,7 +11,7 @@ from transformers.models.qwen3.modeling_qwen3 import (
     apply_rotary_pos_emb,
 )
 
-from prelude.kernels.fused import add_rms_norm, apply_rope, rms_norm, silu_mul
+from prelude.kernels.fused import apply_rope, rms_norm, silu_mul
 
 pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script_method.:DeprecationWarning")
 
@@ -40,13 +40,6 @@ def test_rms_norm_of_large_half_precision_values_does_not_overflow() -> None:
     x = torch.full((1, 16), 3e4, dtype=torch.float16)
     normed = rms_norm(x, torch.ones(16, dtype=torch.float16), 1e-6)
     torch.testing.assert_close(normed, torch.ones_like(x))
-
-
-def test_add_rms_norm_returns_norm_and_sum() -> None:
-    x, residual, weight = randn(3, 32), randn(4, 32)[1:], randn(32)
-    normed, total = add_rms_norm(x, residual, weight, 1e-6)
-    assert torch.equal(total, x + residual)
-    assert torch.equal(normed, rms_norm(x + residual, weight, 1e-6))
 
 
 def rope_tables(tokens: int, dim: int) -> tuple[Tensor, Tensor]:
@@ -94,7 +87,8 @@ def test_all_of_it_compiles_whole_with_dynamic_tokens() -> None:
     weight = randn(32)
 
     def block(x: Tensor, residual: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        normed, total = add_rms_norm(x, residual, weight, 1e-6)
+        total = x + residual
+        normed = rms_norm(total, weight, 1e-6)
         turned = apply_rope(normed.view(-1, 2, 16), cos, sin).flatten(1)
         return silu_mul(torch.cat((turned, total), dim=-1))
 

@@ -26,19 +26,17 @@ def attend_decode(
     scale: float,
     window: int,
     out: Tensor,
-    chunk: int = 0,
 ) -> None:
     """Attention of q [rows, heads, head_dim] over each row's context, into ``out`` like q.
 
-    Shapes as in ``prelude.kernels.attention``; a row of context 0 gives zeros. ``chunk > 0``
-    splits every context alike, into parts of that many tokens, so that a row's result does not
-    depend on the others; by default all rows together are split evenly over the device. Launches
-    must not run at the same time on two streams.
+    Shapes as in ``prelude.kernels.attention``; a row of context 0 gives zeros. All rows together
+    are split evenly over the device. Launches that share rows must not run at the same time on two
+    streams.
     """
     rows, heads, head_dim = q.shape
-    kv_heads, width = kv.shape[3], block_tables.shape[1] * kv.shape[2]
-    parts = triton.cdiv(width, chunk) if chunk else triton.cdiv(_PROGRAMS, kv_heads)
-    items = rows * parts if chunk else rows + parts
+    kv_heads = kv.shape[3]
+    parts = triton.cdiv(_PROGRAMS, kv_heads)
+    items = rows + parts
     group = heads // kv_heads
     partial = q.new_empty((items, heads, head_dim), dtype=torch.float32)
     stats = q.new_empty((2, items, heads), dtype=torch.float32)
@@ -67,7 +65,6 @@ def attend_decode(
         BLOCK=kv.shape[2],
         ROWS_PAD=triton.next_power_of_2(rows),
         PARTS_PAD=triton.next_power_of_2(parts + 1),
-        CHUNK=chunk,
         TILE=_TILE,
         num_warps=4,
         num_stages=3,
@@ -106,14 +103,11 @@ def _decode(
     BLOCK: tl.constexpr,
     ROWS_PAD: tl.constexpr,
     PARTS_PAD: tl.constexpr,
-    CHUNK: tl.constexpr,
     TILE: tl.constexpr,
 ):
     item, head = tl.program_id(0), tl.program_id(1)
     kv_heads = tl.num_programs(1)
-    row, ctx, seen, part, num_parts = _find_item(
-        item, ctx_ptr, rows, window, parts, ROWS_PAD, CHUNK, TILE
-    )
+    row, ctx, seen, part, num_parts = _find_item(item, ctx_ptr, rows, window, parts, ROWS_PAD, TILE)
     if row >= rows:
         return
     size = tl.cdiv(tl.cdiv(seen, num_parts), TILE) * TILE
@@ -175,14 +169,13 @@ def _find_item(
     window,
     parts,
     ROWS_PAD: tl.constexpr,
-    CHUNK: tl.constexpr,
     TILE: tl.constexpr,
 ):
     """(row, its context, how much of that is seen, which part of it, of how many parts)."""
     r = tl.arange(0, ROWS_PAD)
     ctx = tl.load(ctx_ptr + r, mask=r < rows, other=0)
     seen = tl.where(window > 0, tl.minimum(ctx, window), ctx)
-    chunk = CHUNK if CHUNK > 0 else tl.maximum(tl.cdiv(tl.sum(seen, 0), parts), TILE)
+    chunk = tl.maximum(tl.cdiv(tl.sum(seen, 0), parts), TILE)
     num_parts = tl.where(r < rows, tl.maximum(tl.cdiv(seen, chunk), 1), 0)
     ends = tl.cumsum(num_parts, 0)
     row = tl.sum((ends <= item).to(tl.int32), 0)

@@ -12,63 +12,28 @@ _COLUMNS = 1024  # per program of silu_mul
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """x [tokens, dim] over its root mean square, times weight [dim]; statistics in float32."""
-    out = torch.empty_like(x, memory_format=torch.contiguous_format)
-    _launch_norm(x, None, weight, eps, None, out)
-    return out
-
-
-def add_rms_norm(x: Tensor, delta: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """``x + delta`` as it is and normed: returns (sum, rms_norm(sum)), all [tokens, dim]."""
-    total = torch.empty_like(x, memory_format=torch.contiguous_format)
-    out = torch.empty_like(total)
-    _launch_norm(x, delta, weight, eps, total, out)
-    return total, out
-
-
-def _launch_norm(
-    x: Tensor, delta: Tensor | None, weight: Tensor, eps: float, total: Tensor | None, out: Tensor
-) -> None:
     tokens, dim = x.shape
+    out = torch.empty_like(x, memory_format=torch.contiguous_format)
     dim_pad = triton.next_power_of_2(dim)
     _norm[(tokens,)](
         x,
-        x if delta is None else delta,
         weight,
-        out if total is None else total,
         out,
         eps,
         x.stride(0),
-        0 if delta is None else delta.stride(0),
         DIM=dim,
         DIM_PAD=dim_pad,
-        ADD=delta is not None,
         num_warps=min(16, max(1, dim_pad // 512)),
     )
+    return out
 
 
 @triton.jit
-def _norm(
-    x_ptr,
-    delta_ptr,
-    weight_ptr,
-    total_ptr,
-    out_ptr,
-    eps,
-    x_row,
-    delta_row,
-    DIM: tl.constexpr,
-    DIM_PAD: tl.constexpr,
-    ADD: tl.constexpr,
-):
+def _norm(x_ptr, weight_ptr, out_ptr, eps, x_row, DIM: tl.constexpr, DIM_PAD: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
     i = tl.arange(0, DIM_PAD)
     inside = i < DIM
     x = tl.load(x_ptr + row * x_row + i, mask=inside, other=0.0).to(tl.float32)
-    if ADD:
-        x += tl.load(delta_ptr + row * delta_row + i, mask=inside, other=0.0).to(tl.float32)
-        x = x.to(total_ptr.dtype.element_ty)
-        tl.store(total_ptr + row * DIM + i, x, mask=inside)
-        x = x.to(tl.float32)
     normed = x * tl.rsqrt(tl.sum(x * x, 0) / DIM + eps)
     weight = tl.load(weight_ptr + i, mask=inside, other=0.0).to(tl.float32)
     normed = normed.to(out_ptr.dtype.element_ty).to(tl.float32) * weight

@@ -94,7 +94,7 @@ class Programs:
         self._inputs = torch.zeros(size, dtype=torch.int32, device=device)
         self._decode_cu_q = torch.arange(rows + 1, dtype=torch.int32, device=device)
         self.hidden = torch.zeros(
-            max_tokens, spec.hidden_size, dtype=decoder.embedding.dtype, device=device
+            max_tokens, spec.hidden_size, dtype=decoder.norm.dtype, device=device
         )
         self.logits = torch.zeros(rows, spec.vocab_size, device=device)
         self.ids = torch.zeros(rows, dtype=torch.int32, device=device)

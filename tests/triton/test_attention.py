@@ -1,6 +1,5 @@
 """Paged attention in Triton against the float64 reference, contexts and outputs poisoned."""
 
-import dataclasses
 from collections.abc import Sequence
 
 import pytest
@@ -9,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from prelude.kernels.triton.attention import append, attend
-from prelude.kernels.triton.decode import attend_decode
+from prelude.kernels import attention_torch
+from prelude.kernels.triton.attention import attend
 from prelude.kernels.triton.prefill import attend_ragged
 from tests.kernel_cases import Case, make_case
 
@@ -26,6 +25,12 @@ def moved(case: Case, device: torch.device, dtype: torch.dtype) -> Case:
     q, k, v = (part.view(tokens, -1, case.q.shape[2]) for part in torch.split(fused, sizes, dim=1))
     meta = type(case.meta)(*(x.to(device) for x in case.meta))
     return Case(q, k, v, case.kv.to(device, dtype), meta, case.scale, case.window)
+
+
+def append(k: Tensor, v: Tensor, kv: Tensor, slots: Tensor) -> None:
+    """A slot below 0 is padding's."""
+    kept = slots >= 0
+    attention_torch.append(k[kept], v[kept], kv, slots[kept])
 
 
 def result(case: Case, device: torch.device, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -70,30 +75,6 @@ def test_decode_counters_are_ready_for_the_next_launch(device: torch.device) -> 
     case = decode_case([300, 200], seed=1)
     first = result(case, device)
     assert torch.equal(first, result(case, device))
-
-
-@pytest.mark.parametrize("chunk", [64, 128])
-def test_fixed_chunks_do_not_depend_on_the_batch(device: torch.device, chunk: int) -> None:
-    def run(case: Case) -> Tensor:
-        case = moved(case, device, torch.float32)
-        append(case.k, case.v, case.kv, case.meta.slot_mapping)
-        out = torch.full(case.q.shape, torch.nan, device=device)
-        meta = case.meta
-        attend_decode(case.q, case.kv, meta.ctx_lens, meta.block_tables, 1.0, 0, out, chunk)
-        return out.cpu()
-
-    case = dataclasses.replace(decode_case([200, 90, 330]), scale=1.0)
-    together = run(case)
-    torch.testing.assert_close(together.double(), case.expected(), atol=2e-6, rtol=2e-6)
-    for row in range(3):
-        meta = case.meta._replace(
-            ctx_lens=case.meta.ctx_lens[row : row + 1],
-            block_tables=case.meta.block_tables[row : row + 1],
-            slot_mapping=case.meta.slot_mapping[row : row + 1],
-        )
-        one = slice(row, row + 1)
-        alone = Case(case.q[one], case.k[one], case.v[one], case.kv, meta, case.scale, 0)
-        assert torch.equal(run(alone)[0], together[row])
 
 
 def test_padding_rows_of_decode_are_harmless(device: torch.device) -> None:
@@ -176,17 +157,3 @@ def test_random_batches(
     if tokens == len(rows):
         spare += 1
     check(make_case(rows, block=block, group=group, window=window, spare_tokens=spare), device)
-
-
-def test_padding_slots_are_skipped(device: torch.device) -> None:
-    case = moved(make_case([(4, 0)]), device, torch.float32)
-    before = case.kv.clone()
-    slots = case.meta.slot_mapping.clone()
-    slots[1:3] = -1
-    append(case.k, case.v, case.kv, slots)
-    flat, old = (x.transpose(0, 1).flatten(1, 2) for x in (case.kv, before))
-    kept = slots[slots >= 0]
-    assert torch.equal(flat[0][kept], case.k[slots >= 0])
-    assert torch.equal(flat[1][kept], case.v[slots >= 0])
-    untouched = torch.ones(flat.shape[1], dtype=torch.bool).index_fill(0, kept.cpu(), False)
-    assert torch.equal(flat[:, untouched].nan_to_num(), old[:, untouched].nan_to_num())
