@@ -315,7 +315,7 @@ def test_a_comparison_end_to_end(
     assert order == ["prelude", "transformers"] * 2
     assert result.ratios["transformers"]["decode"].value == pytest.approx(1.0)
     assert result.equal_ids == {"prelude": (8, 8)}
-    assert result.probes == [PROBE] * 2
+    assert result.probes == [PROBE] * 5, "one before each run, one after the last"
     assert set(result.roof_shares) == {"prelude", "transformers"}
     assert list(result.skipped) == ["vllm"]
     assert result.shape["hidden_size"] == 64
@@ -328,7 +328,7 @@ def test_no_turn_begins_after_the_budget(tiny: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(compare, "probe_apart", lambda *_: PROBE)
     result = compare.compare(arguments(tiny.parent, "--turns", "3", "--budget-s", "0"))
     assert [run.engine for run in result.runs] == ["prelude", "transformers"]
-    assert len(result.probes) == 1
+    assert len(result.probes) == 3
 
 
 def test_ours_must_not_fail(

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from benchmarks.peers.checkpoint import shape_of
-from benchmarks.peers.roof import PHASES, roof_shares, roof_tok_s
+from benchmarks.peers.roof import PHASES, better, roof_shares, roof_tok_s
 from benchmarks.peers.task import Task
 from prelude.models.spec import read_spec
 from tests.bench_results import PROBE, peer_run
@@ -36,14 +36,20 @@ def test_streams_include_their_prompts() -> None:
     )
 
 
-def test_shares_are_of_the_probe_of_the_same_turn() -> None:
+def test_shares_are_of_the_better_probe_around_the_run() -> None:
     roof = roof_tok_s(SPEC, TASK, PROBE, 4.0)
     faster = msgspec.structs.replace(PROBE, read_gb_s=60.0, gemm_gflop_s=354.0)
     rates = {f"{phase}_tok_s": rate for phase, rate in roof.items()}
     runs = [msgspec.structs.replace(peer_run("vllm", turn), **rates) for turn in (0, 1)]
-    shares = roof_shares(runs, SPEC, TASK, [PROBE, faster])
+    shares = roof_shares(runs, SPEC, TASK, [PROBE, PROBE, faster])
     assert list(shares) == ["vllm"] and tuple(shares["vllm"]) == PHASES
     assert all(share == pytest.approx(0.75) for share in shares["vllm"].values()), "of 1 and 1/2"
+
+
+def test_the_better_of_two_probes_is_the_better_of_each() -> None:
+    other = msgspec.structs.replace(PROBE, read_gb_s=20.0, gemm_gflop_s=200.0)
+    both = better(PROBE, other)
+    assert (both.read_gb_s, both.gemm_gflop_s) == (30.0, 200.0)
 
 
 def test_the_default_task_is_the_published_one() -> None:

@@ -2,8 +2,8 @@
 
 ``python -m benchmarks.peers.compare --shape qwen3_0_6b --cache FOLDER`` writes the weights into
 the folder once, runs every engine in a process of its own, turn after turn, and prints the ratios
-(tables on stderr, the result as one line of JSON on stdout). The roof is probed before each turn,
-because memory bandwidth of a shared host changes within minutes.
+(tables on stderr, the result as one line of JSON on stdout). The roof is probed before and after
+each run, because memory bandwidth of a shared host changes within minutes.
 """
 
 import argparse
@@ -116,12 +116,11 @@ def compare(args: argparse.Namespace) -> PeerResult:
     for turn in range(args.turns):
         if turn and time.monotonic() - start_s > args.budget_s:
             break
-        if turn:
-            probes.append(probe_apart("cpu", args.threads, "float32"))
         for name in lineup(args.peers):
             run = runner.run(name, replace(task, turn=turn))
             if run is not None:
                 runs.append(run)
+                probes.append(probe_apart("cpu", args.threads, "float32"))
             elif name == "prelude":
                 raise RuntimeError(f"prelude: {runner.skipped[name]}")
     complete = [peer for peer in args.peers if not {peer, ENGINES[peer].rival} & {*runner.skipped}]

@@ -3,6 +3,8 @@
 import statistics
 from collections.abc import Sequence
 
+import msgspec
+
 from benchmarks.peers.engines import ENGINES
 from benchmarks.peers.task import Task
 from prelude.bench.floor import Work, floor_of, step_work
@@ -35,18 +37,24 @@ def roof_tok_s(spec: ModelSpec, task: Task, probe: Probe, weight_bytes: float) -
 def roof_shares(
     runs: Sequence[PeerRun], spec: ModelSpec, task: Task, probes: Sequence[Probe]
 ) -> dict[str, dict[str, float]]:
-    """By engine and phase: the share of the roof that was probed before the same turn, median
-    over turns."""
-    found = {}
-    for name in dict.fromkeys(run.engine for run in runs):
-        mine = [run for run in runs if run.engine == name]
-        size = ENGINES[name].weight_bytes
-        roofs = [roof_tok_s(spec, task, probes[run.turn], size) for run in mine]
-        found[name] = {
-            phase: statistics.median(
-                getattr(run, f"{phase}_tok_s") / roof[phase]
-                for run, roof in zip(mine, roofs, strict=True)
-            )
-            for phase in PHASES
-        }
-    return found
+    """By engine and phase: the share of the roof, median over turns. There is a probe before each
+    run and one after the last; the better of the two around a run is its roof."""
+    shares: dict[str, dict[str, list[float]]] = {}
+    for run, before, after in zip(runs, probes, probes[1:], strict=False):
+        roof = roof_tok_s(spec, task, better(before, after), ENGINES[run.engine].weight_bytes)
+        found = shares.setdefault(run.engine, {phase: [] for phase in PHASES})
+        for phase in PHASES:
+            found[phase].append(getattr(run, f"{phase}_tok_s") / roof[phase])
+    return {
+        name: {phase: statistics.median(values) for phase, values in found.items()}
+        for name, found in shares.items()
+    }
+
+
+def better(one: Probe, other: Probe) -> Probe:
+    """The higher bandwidth and the higher peak of both."""
+    return msgspec.structs.replace(
+        one,
+        read_gb_s=max(one.read_gb_s, other.read_gb_s),
+        gemm_gflop_s=max(one.gemm_gflop_s, other.gemm_gflop_s),
+    )

@@ -212,8 +212,8 @@ class PeerRun(msgspec.Struct, frozen=True):
 class PeerResult(msgspec.Struct, frozen=True, tag="peers", tag_field="benchmark"):
     """``ratios`` say how many times faster Prelude was, by peer and phase, over pairs of equal
     prompts; ``equal_ids`` how many greedy tokens of an engine agreed with the reference's before
-    the first that did not; ``probes`` are the roof before each turn and ``roof_shares`` what was
-    reached of it, by engine and phase."""
+    the first that did not; ``probes`` are the roof before each run and after the last, and
+    ``roof_shares`` what was reached of it, by engine and phase."""
 
     environment: Environment
     config: dict[str, Any]
