@@ -84,22 +84,23 @@ def requests(count: int, **more: Any) -> list[Request]:
     ]
 
 
-@pytest.mark.parametrize("captures", [True, False], ids=["captured", "eager"])
-def test_answers_are_those_of_the_plain_runner(captures: bool, tmp_path: Path) -> None:
+@pytest.mark.parametrize("when", ["before", "while serving", "never"])
+def test_answers_are_those_of_the_plain_runner(when: str, tmp_path: Path) -> None:
     save_checkpoint(tmp_path, "qwen3")
     asked = requests(24)
     plain_core = open_engine(tmp_path, PLAIN)
     eos_ids = plain_core.ledger._eos_ids
     plain = answers(plain_core, asked)
     queue = DeviceDouble()
-    runner = captured_runner(tmp_path, queue, captures=captures)
-    capture_all(runner)
-    assert len(queue.graphs) == (runner.programs.total if captures else 0)
+    runner = captured_runner(tmp_path, queue, captures=when != "never")
+    if when == "before":
+        capture_all(runner)
     found = answers(captured_engine(runner, eos_ids), asked)
+    assert len(queue.graphs) == (0 if when == "never" else runner.programs.total)
     assert found.keys() == plain.keys()
     for key in plain:
         assert story(found[key]) == story(plain[key]), key
-    if captures:
+    if when == "before":
         assert sum(graph.num_replays for graph in queue.graphs) > 100
 
 
@@ -156,9 +157,15 @@ def test_submit_runs_nothing_and_results_wait_for_collect(tmp_path: Path) -> Non
     assert not queue.pending
 
 
-def test_prices_rise_with_size_and_cover_every_program(tmp_path: Path) -> None:
+def test_prices_cover_every_program_once_all_are_captured(tmp_path: Path) -> None:
     save_checkpoint(tmp_path, "qwen3")
-    prices = captured_runner(tmp_path, DeviceDouble()).prices
+    runner = captured_runner(tmp_path, DeviceDouble())
+    first = runner.prices
+    assert first.body.counts == (1, 6, 8, 20)
+    assert [curve.counts for curve in first.heads] == [(6,)] * 3
+    capture_all(runner)
+    prices = runner.prices
+    assert prices is not first
     assert prices.body.counts == (1, 2, 4, 6, 8, 16, 20)
     assert all(ms > 0 for ms in prices.body.ms)
     assert [curve.counts for curve in prices.heads] == [(1, 2, 4, 6)] * 3

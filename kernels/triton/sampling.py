@@ -12,6 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+MAX_VOCAB = 2**18
 _LANES = 4096  # tokens looked at in one go, and gathered at most
 
 _ONE: tl.constexpr = tl.constexpr(2.0**44)  # weight of the best token: 2**18 of them fit an int64
@@ -33,7 +34,7 @@ def filtered(
     """Sample each row of logits [rows, vocab]; returns int64 [rows]. See ``sampling.filtered``.
 
     Parameters are [rows], views with strides allowed: top_k, seeds and index integers, the others
-    float32. A vocabulary has at most 2**18 tokens.
+    float32. A vocabulary has at most ``MAX_VOCAB`` tokens.
     """
     rows, vocab = logits.shape
     parameters = (temperature, top_k, top_p, min_p, seeds, index)

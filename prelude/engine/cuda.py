@@ -27,6 +27,7 @@ from prelude.graphs.pool import cache_dir
 from prelude.kernels.build import CompileError
 from prelude.kernels.flashinfer import FlashInferAttention, unsupported
 from prelude.kernels.layer_ops import LayerOps
+from prelude.kernels.sampling_static import filtered_static
 from prelude.runner.captured_programs import AttentionPlanner, NoPlanning
 from prelude.runner.static_inputs import shapes_of
 
@@ -41,7 +42,7 @@ _GRAPH_BYTES = 2 * 2**30  # what captured programs keep for themselves
 def cuda_runner(config: Config, model: Model, start: Startup) -> Started:
     """Everything between a configuration and a runner that takes plans."""
     from prelude.graphs.cuda import CudaQueue  # the CPU's users have no Triton
-    from prelude.kernels.triton.sampling import filtered
+    from prelude.kernels.triton.sampling import MAX_VOCAB, filtered
     from prelude.runner.captured import CapturedRunner
 
     if config.graphs.capture == Capture.inductor:
@@ -62,18 +63,23 @@ def cuda_runner(config: Config, model: Model, start: Startup) -> Started:
         free_bytes = _free_bytes(model.device) - _GRAPH_BYTES
         size = pool_size(config, model, layout, memory, free_bytes)
         say_size(config, start, size, layout, memory)
-    with start.phase("measuring prices"), explained(memory, size.num_blocks * layout.block_bytes):
+    queue = CudaQueue(model.device)
+    with (
+        start.phase("measuring prices"),
+        explained(memory, size.num_blocks * layout.block_bytes),
+        torch.cuda.stream(queue.stream),  # what is allocated here is filled before it is used
+    ):
         runner = CapturedRunner(
             decoder,
             layout,
-            CudaQueue(model.device),
+            queue,
             planner,
             num_blocks=size.num_blocks,
             max_len=size.max_len,
             max_seqs=config.runner.max_seqs,
             max_step_tokens=config.batcher.max_step_tokens,
             buckets=buckets,
-            draw=filtered,
+            draw=filtered if model.spec.vocab_size <= MAX_VOCAB else filtered_static,
             captures=config.graphs.capture != Capture.eager,
         )
     if not config.graphs.background:

@@ -20,7 +20,7 @@ from prelude.graphs.queue import DeviceQueue, Mark, Results
 from prelude.kernels import sampling
 from prelude.kernels.sampling_static import filtered_static
 from prelude.models.decoder import Decoder
-from prelude.runner.captured_prices import measure_prices
+from prelude.runner.captured_prices import PriceList
 from prelude.runner.captured_programs import AttentionPlanner, Programs
 from prelude.runner.device_slots import DeviceSlots, Draw
 from prelude.runner.static_inputs import pack, shapes_of
@@ -105,8 +105,11 @@ class CapturedRunner:
             shapes=shapes_of(buckets),
         )
         self._running: deque[list[_Running]] = deque()
+        self._captured_prices = PriceList(self._programs)
         with torch.no_grad():
-            self.prices = measure_prices(self._programs)
+            uncaptured = PriceList(self._programs)
+            uncaptured.time_some()
+            self.prices = uncaptured.table()
 
     @property
     def programs(self) -> ProgramCount:
@@ -114,9 +117,12 @@ class CapturedRunner:
 
     @torch.no_grad()
     def upkeep(self) -> None:
-        """Capture what is still to be captured, a moment at a time; then time it."""
-        if self._programs.capture_some():
-            self.prices = measure_prices(self._programs)
+        """Capture and time what is still to be captured, a moment at a time; when all is, the
+        prices are those of graphs."""
+        captured = self._programs.capture_some()
+        self._captured_prices.time(captured)
+        if captured and self.programs.ready == self.programs.total:
+            self.prices = self._captured_prices.table()
 
     def close(self) -> None:
         self._running.clear()

@@ -2,7 +2,7 @@
 count, all on the same static buffers.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Protocol
 
 import numpy as np
@@ -19,6 +19,7 @@ from prelude.runner.static_inputs import (
     DecodeFields,
     Packed,
     PrefillFields,
+    SampleKey,
     Shape,
     dummy,
     fields,
@@ -104,9 +105,9 @@ class Programs:
     def count(self) -> ProgramCount:
         return self._pool.count
 
-    def capture_some(self) -> bool:
-        """Capture for a moment. True when nothing is left to capture after it."""
-        return bool(self._pool.capture_some()) and self.count.ready == self.count.total
+    def capture_some(self) -> list[Hashable]:
+        """Capture for a moment; returns the keys of what was captured."""
+        return self._pool.capture_some()
 
     def shape_of(self, launch: Launch) -> tuple[Shape, bool]:
         """The declared shape that the batcher bought for a launch; else its own, and False."""
@@ -130,7 +131,7 @@ class Programs:
     def sample(self, shape: Shape, mode: SampleMode, is_declared: bool) -> None:
         """Enqueue the sampling of what ``forward`` has left in ``logits``."""
         if is_declared:
-            self._pool.run((mode, shape.num_rows))
+            self._pool.run(SampleKey(mode, shape.num_rows))
         else:
             self._queue.run(self._sample_work(mode, shape.num_rows))
 
@@ -145,9 +146,8 @@ class Programs:
 
     def sample_ms(self, mode: SampleMode, num_rows: int) -> float:
         """Device milliseconds of a sampling program, on the logits of nobody."""
-        packed = dummy(Shape("decode", num_rows, num_rows), self._slots, 0)
-        self._queue.upload(self._inputs[: len(packed.flat)], packed.flat)
-        return self._fastest_ms(lambda: self._pool.run((mode, num_rows)))
+        self._nobody(num_rows)()
+        return self._fastest_ms(lambda: self._pool.run(SampleKey(mode, num_rows)))
 
     def _fastest_ms(self, enqueue: Callable[[], None]) -> float:
         times = []
@@ -166,9 +166,17 @@ class Programs:
             )
         for num_rows in sorted({shape.num_rows for shape in shapes}):
             for mode in MODES:
-                self._pool.declare(
-                    (mode, num_rows), self._sample_work(mode, num_rows), lambda: None, 0
-                )
+                work, prepare = self._sample_work(mode, num_rows), self._nobody(num_rows)
+                self._pool.declare(SampleKey(mode, num_rows), work, prepare, 0)
+
+    def _nobody(self, num_rows: int) -> Callable[[], None]:
+        """Warming a sampling program up samples: for the dummy slot, not for who is resident."""
+
+        def prepare() -> None:
+            packed = dummy(Shape("decode", num_rows, num_rows), self._slots, 0)
+            self._queue.upload(self._inputs[: len(packed.flat)], packed.flat)
+
+        return prepare
 
     def _preparation(self, shape: Shape) -> Callable[[], None]:
         def prepare() -> None:

@@ -15,6 +15,7 @@ from torch import Tensor
 from prelude.graphs.buckets import Buckets
 from prelude.runner.device_slots import DeviceSlots
 from prelude.types.plan import Launch, LaunchKind, Row
+from prelude.types.request import SampleMode
 
 
 class Shape(NamedTuple):
@@ -31,6 +32,13 @@ class Shape(NamedTuple):
         if self.kind == "decode":
             return (rows,) * len(DecodeFields._fields)
         return (rows,) * 5 + (rows + 1,) + (tokens,) * 3
+
+
+class SampleKey(NamedTuple):
+    """A sampling program: what it can do, for how many rows."""
+
+    mode: SampleMode
+    num_rows: int
 
 
 def shapes_of(buckets: Buckets) -> tuple[Shape, ...]:
@@ -109,7 +117,8 @@ def pack(launch: Launch, shape: Shape, slots: DeviceSlots, block_size: int) -> P
         np.cumsum(counts, out=cu_q[1:])
         tokens = _tokens(launch, shape, slots, block_size, counts, starts, slot_ids, cu_q)
         flat = np.concatenate([*per_row, np.maximum(cu_q[1:] - 1, 0), cu_q, *tokens])
-    return Packed(flat, cu_q, ctx_lens, slots.host_tables[slot_ids])
+    used = -(-int(ctx_lens.max()) // block_size)
+    return Packed(flat, cu_q, ctx_lens, slots.host_tables[:, :used][slot_ids])
 
 
 def _ids(rows: tuple[Row, ...]) -> list[int]:
