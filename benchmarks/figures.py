@@ -261,6 +261,9 @@ def _command(document: Document) -> str:
     if "parts" in document:
         return H200_COMMAND
     words = document["environment"]["command"][1:]
+    for option in ("--result", "--output"):  # where it was put is the reader's own affair
+        if option in words:
+            del words[words.index(option) : words.index(option) + 2]
     return shlex.join(["python", *words])
 
 

@@ -108,7 +108,8 @@ def test_what_was_not_finished_is_unmeasured(tmp_path: Path, document: dict[str,
 
 def test_a_row_names_its_command_and_its_noise(tmp_path: Path) -> None:
     figure = Figure("CPU", "x", "1", "2", "x.json", lambda document: str(document["value"]))
-    environment = {"command": ["python3.11", "-m", "b.x", "a b"], "quiet": False}
+    command = ["python3.11", "-m", "b.x", "--result", "x.json", "a b"]
+    environment = {"command": command, "quiet": False}
     document = {"environment": environment, "value": 3}
     (tmp_path / "x.json").write_text(json.dumps(document))
     expected = "3 (the machine was not quiet) | `python -m b.x 'a b'` |\n"
