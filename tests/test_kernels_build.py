@@ -59,7 +59,7 @@ def test_another_cpu_is_another_file(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = compile_library(source, tmp_path)
-    monkeypatch.setattr(build, "_cpu_flags", lambda: "flags : z80")
+    monkeypatch.setattr(build, "cpu_flags", lambda: "flags : z80")
     assert compile_library(source, tmp_path) != first
 
 

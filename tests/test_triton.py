@@ -29,7 +29,7 @@ def test_the_benchmark_checks_every_kernel_first() -> None:
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert run.returncode == 0, run.stdout + run.stderr
     kernels = {line.split()[0] for line in run.stdout.splitlines()}
-    named = {"decode", "prefill", "linear", "add_rms_norm", "silu_mul", "rope_append", "sampling"}
+    named = {"decode", "prefill", "linear", "rms_norm", "silu_mul", "rope_append", "sampling"}
     assert kernels == named
 
 
