@@ -36,6 +36,10 @@ class Attend(Protocol):
 class CudaOps:
     """``LayerOps`` on CUDA tensors."""
 
+    rms_norm = staticmethod(fused.rms_norm)
+    silu_mul = staticmethod(fused.silu_mul)
+    rope_append = staticmethod(fused.rope_append)
+
     def __init__(self, attend: Attend) -> None:
         self._attend = attend
 
@@ -56,26 +60,6 @@ class CudaOps:
         if x.shape[0] == 1:
             return gemv(gate_up, weight, bias, x, silu_mul=True)
         return self.linear_add(x, self.silu_mul(gate_up), weight, bias)
-
-    def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
-        return fused.rms_norm(x, weight, eps)
-
-    def silu_mul(self, gate_up: Tensor) -> Tensor:
-        return fused.silu_mul(gate_up)
-
-    def rope_append(
-        self,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        norms: tuple[Tensor, Tensor] | None,
-        eps: float,
-        cos: Tensor,
-        sin: Tensor,
-        kv: Tensor,
-        slot_mapping: Tensor,
-    ) -> Tensor:
-        return fused.rope_append(q, k, v, norms, eps, cos, sin, kv, slot_mapping)
 
     def attend(
         self,

@@ -68,22 +68,17 @@ class LayerOps(Protocol):
 class PlainOps:
     """Plain torch and ``prelude::`` custom ops: what is exported, compiled and compared with."""
 
-    def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        return linear(x, weight, bias)
+    linear = staticmethod(linear)
+    rms_norm = staticmethod(fused.rms_norm)
+    silu_mul = staticmethod(fused.silu_mul)
 
     def linear_add(self, x: Tensor, h: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        return x + linear(h, weight, bias)
+        return x + self.linear(h, weight, bias)
 
     def gated_linear_add(
         self, x: Tensor, gate_up: Tensor, weight: Tensor, bias: Tensor | None
     ) -> Tensor:
         return self.linear_add(x, self.silu_mul(gate_up), weight, bias)
-
-    def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
-        return fused.rms_norm(x, weight, eps)
-
-    def silu_mul(self, gate_up: Tensor) -> Tensor:
-        return fused.silu_mul(gate_up)
 
     def rope_append(
         self,

@@ -35,11 +35,13 @@ class Startup:
     progress: Progress
     before_s: float = 0.0
     early: EarlyMemory | None = None
+    clock: Callable[[], float] = time.perf_counter
     phases: dict[str, Phase] = field(default_factory=dict)
     rules: dict[str, str] = field(default_factory=dict)
-    _start_s: float = field(default_factory=time.perf_counter)
+    _start_s: float = 0.0
 
     def __post_init__(self) -> None:
+        self._start_s = self.clock()
         if self.before_s:
             self.phases["imports"] = Phase(self.before_s, 0, _allocated_bytes())
 
@@ -47,10 +49,10 @@ class Startup:
     def phase(self, name: str) -> Iterator[Phase]:
         """Time a block; what it maps instead of reading, it adds to ``read_bytes`` itself."""
         self.progress(name, 0.0)
-        start_s, read, allocated = time.perf_counter(), _read_bytes(), _allocated_bytes()
+        start_s, read, allocated = self.clock(), _read_bytes(), _allocated_bytes()
         phase = self.phases[name] = Phase()
         yield phase
-        phase.seconds = time.perf_counter() - start_s
+        phase.seconds = self.clock() - start_s
         phase.read_bytes += _read_bytes() - read
         phase.allocated_bytes = max(_allocated_bytes() - allocated, 0)
 
@@ -60,7 +62,7 @@ class Startup:
 
     def finish(self) -> None:
         """What no phase has counted is a phase too."""
-        wall_s = self.before_s + time.perf_counter() - self._start_s
+        wall_s = self.before_s + self.clock() - self._start_s
         counted_s = sum(phase.seconds for phase in self.phases.values())
         self.phases[_OTHER] = Phase(max(wall_s - counted_s, 0.0))
 
