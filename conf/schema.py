@@ -62,6 +62,9 @@ class Overlap(StrEnum):
 
 class Policy(StrEnum):
     fcfs = "fcfs"
+    priority = "priority"
+    srpt_oracle = "srpt_oracle"
+    class_aware = "class_aware"
 
 
 class LogLevel(StrEnum):
@@ -130,10 +133,56 @@ class CacheConfig:
 
 
 @dataclass(slots=True)
+class ClassConfig:
+    """What one service class is promised, and how much it may take."""
+
+    itl_ms: float | None = None  # target between tokens, bounds steps; null: batcher.step_ms
+    ttft_ms: float | None = None  # target for the first token; null: none
+    kv_share: float = 1.0  # of the KV pool, that sequences of the class may fill
+    max_waiting: int | None = None  # queue limit; null: batcher.max_waiting alone
+    max_wait_s: float = 10.0  # then served in order of arrival, before those who wait less
+    aging: float = 1.0  # how fast waiting counts, against the other classes
+
+
+@dataclass(slots=True)
+class ClassesConfig:
+    """The service classes."""
+
+    fast: ClassConfig = field(default_factory=ClassConfig)
+    deep: ClassConfig = field(default_factory=lambda: ClassConfig(max_wait_s=60.0))
+    doc: ClassConfig = field(default_factory=lambda: ClassConfig(max_wait_s=60.0))
+    batch: ClassConfig = field(default_factory=lambda: ClassConfig(max_wait_s=600.0, aging=0.1))
+
+
+@dataclass(slots=True)
+class MechanismsConfig:
+    """What policy=class_aware is made of; each can be switched off to see what it is worth."""
+
+    contract: bool = True  # max_tokens, reasoning and schemas tell the class and the forecast
+    prediction: bool = True  # the learned output length does
+    probation: bool = True  # a long answer leaves the fast class when its quantum is used up
+    budget: bool = True  # steps are bounded in time by the classes' targets
+    interleave: bool = True  # a prompt half computed can be overtaken
+    park: bool = True  # deep sequences give up their slots to fast ones and keep their blocks
+    evict: bool = True  # deep sequences give up their blocks to fast ones
+    forecast: bool = True  # admission looks ahead at the KV peak of who runs already
+    fairness: bool = True  # clients that used more than others wait behind them
+    aging: bool = True  # who has waited long, for what it costs, comes first
+
+
+@dataclass(slots=True)
 class BatcherConfig:
     """Who gets into a step."""
 
     policy: Policy = Policy.fcfs  # who is served first
+    classes: ClassesConfig = field(default_factory=ClassesConfig)
+    use: MechanismsConfig = field(default_factory=MechanismsConfig)
+    deep_share: float = 0.3  # of a step's time that deep sequences keep while fast ones want it
+    probation_ms: float | None = None  # decoding alone, in the fast class; null: 192 tokens' worth
+    doc_ms: float | None = None  # of prompt alone, from which it is a document; null: 4 step_ms
+    reserve: float = 0.1  # of the KV pool, that only fast sequences may be admitted to
+    max_partials: int = 4  # prompts that may be half computed at once
+    fair_ms: float | None = None  # device time a client may be ahead; null: 50 step_ms
     max_step_tokens: int = 512  # new tokens in a step; decodes and one min_chunk always run
     step_ms: float | None = None  # time budget while streams run; null: three decode steps, >= 50
     idle_step_ms: float | None = None  # the same while none does; null: ten times step_ms

@@ -1,67 +1,16 @@
 """First come, first served: budgets, chunks, bypass and eviction, decided over a view by hand."""
 
-from dataclasses import dataclass, field
-
 import pytest
 
 from prelude.batcher.fcfs import fcfs
-from prelude.batcher.view import PolicyState, PrefixHit, ScheduleConfig, SequenceView
+from prelude.batcher.view import PolicyState, PrefixHit, ScheduleConfig
 from prelude.types.plan import Plan
 from prelude.types.prices import Curve, PriceTable
-from prelude.types.request import Request, SampleMode, SamplingParams
+from prelude.types.request import Request, SamplingParams
+from tests.views import Seq, View, decoding
 
 # One millisecond a launch and one for each new token.
 PRICES = PriceTable(Curve((1, 1000), (2.0, 1001.0)))
-
-
-@dataclass
-class Seq:
-    """A sequence as policies see it."""
-
-    seq_id: int
-    num_tokens: int
-    num_computed: int = 0
-    num_blocks: int = 0
-    is_decoding: bool = False
-    is_held: bool = False
-    num_remaining: int = 50
-    num_preemptions: int = 0
-    request: Request = field(
-        default_factory=lambda: Request(uid=0, prompt_ids=[1], params=SamplingParams(temperature=0))
-    )
-
-    @property
-    def sample_mode(self) -> SampleMode:
-        return self.request.params.sample_mode
-
-    @property
-    def num_pending(self) -> int:
-        return self.num_tokens - self.num_computed
-
-    @property
-    def blocks(self) -> list[int]:
-        return list(range(self.num_blocks))
-
-
-@dataclass
-class View:
-    running: list[Seq] = field(default_factory=list)
-    waiting: list[Seq] = field(default_factory=list)
-    num_available_blocks: int = 1000
-    num_free_slots: int = 8
-    block_size: int = 4
-    now_s: float = 0.0
-    hits: dict[int, PrefixHit] = field(default_factory=dict)
-
-    def match(self, seq: SequenceView) -> PrefixHit:
-        return self.hits.get(seq.seq_id, PrefixHit())
-
-    def reclaimable(self, seq: SequenceView) -> int:
-        return len(seq.blocks)
-
-
-def decoding(seq_id: int, tokens: int) -> Seq:
-    return Seq(seq_id, tokens, tokens - 1, -(-(tokens - 1) // 4), is_decoding=True)
 
 
 def config(**changes: object) -> ScheduleConfig:

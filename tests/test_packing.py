@@ -17,7 +17,7 @@ from prelude.runner.fake import FakeRunner
 from prelude.types.plan import Launch, Plan, StepOutput
 from prelude.types.prices import Curve, PriceTable
 from tests.engines import request
-from tests.test_fcfs import Seq, View, decoding
+from tests.views import Seq, View, decoding
 
 BUCKETS = Buckets(decode=(1, 2, 4, 8), prefill=(16, 32, 64, 128), max_rows=8)
 PRICES = PriceTable(Curve((1, 16, 128), (2.0, 2.0, 16.0)))  # memory, then an eighth ms a token

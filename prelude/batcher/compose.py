@@ -1,16 +1,18 @@
 """Composition of one step under its budgets: what has been picked, what it costs, what it needs.
 
 Policies decide the order in which they offer sequences; the composer keeps the sums (tokens,
-milliseconds, blocks, slots) and the one memory rule all policies share: an older sequence may
-evict a younger one, never the other way round, so the oldest always finishes.
+milliseconds, blocks, slots) and the one memory rule all policies share: whoever needs a block to go
+on may evict who ranks below it, never the other way round, so the first in rank always finishes.
 
 Where launches are static a step is priced as padded, so chunks grow into a bucket for nothing until
 it is full, and ``settle`` decides about what is left over.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from operator import attrgetter
+from typing import Any
 
 import msgspec
 
@@ -51,19 +53,27 @@ def _num_tokens(lanes: _Lanes) -> int:
 
 @dataclass(slots=True)
 class Composer:
-    """Collects rows for one plan. All methods are O(1) but for eviction, which scans residents."""
+    """Collects rows for one plan. All methods are O(1) but for eviction, which scans residents.
+
+    ``rank`` orders who holds blocks, those that others may not evict first; ``holders`` are in
+    that order. ``is_settled`` is for policies: False where the same decision would not be taken
+    again though nothing has happened.
+    """
 
     view: SystemView
     prices: PriceTable
     config: ScheduleConfig
     budget_ms: float
+    rank: Callable[[SequenceView], Any] = _age
+    is_settled: bool = True
     lanes: _Lanes = field(default_factory=dict)
     num_available: int = 0
     num_free_slots: int = 0
     picks: dict[int, _Pick] = field(default_factory=dict)
     admitted: list[int] = field(default_factory=list)
     preempted: list[int] = field(default_factory=list)
-    residents: list[SequenceView] = field(default_factory=list)
+    parked: list[int] = field(default_factory=list)
+    holders: list[SequenceView] = field(default_factory=list)
     decoding: list[SequenceView] = field(default_factory=list)
     prefilling: list[SequenceView] = field(default_factory=list)
     num_wanted: int | None = None  # blocks that residents will want soon; counted when asked
@@ -75,10 +85,12 @@ class Composer:
     def __post_init__(self) -> None:
         self.num_available = self.view.num_available_blocks
         self.num_free_slots = self.view.num_free_slots
-        self.residents = sorted(self.view.running, key=_age)
-        self.decoding = [seq for seq in self.residents if seq.is_decoding]
-        if len(self.decoding) < len(self.residents):
-            self.prefilling = [seq for seq in self.residents if not seq.is_decoding]
+        residents = sorted(self.view.running, key=self.rank)
+        self.decoding = [seq for seq in residents if seq.is_decoding]
+        if len(self.decoding) < len(residents):
+            self.prefilling = [seq for seq in residents if not seq.is_decoding]
+        parked = self.view.parked
+        self.holders = sorted([*residents, *parked], key=self.rank) if parked else residents
         if not self.config.mix:
             self.lanes["decode"] = Sums()
         self.lanes["prefill"] = Sums()
@@ -118,19 +130,20 @@ class Composer:
                 high = middle - 1
         return max(low, 0)
 
-    def decode(self) -> None:
-        """Give every resident that decodes its token; one by one, the oldest first, only where
-        blocks are short."""
+    def decode(self, seqs: Sequence[SequenceView] | None = None) -> None:
+        """Give residents that decode (default: all of them) their token; one by one, the first in
+        order first, only where blocks are short."""
+        seqs = self.decoding if seqs is None else seqs
         size, picks = self.view.block_size, self.picks
-        growing = sum(seq.num_computed == len(seq.blocks) * size for seq in self.decoding)
+        growing = sum([seq.num_computed == len(seq.blocks) * size for seq in seqs])
         if growing > self.num_available:
-            for seq in self.decoding:
+            for seq in seqs:
                 if seq.seq_id not in self.preempted:
                     self.add_resident(seq, 1)
             return
         ctx = 0
         modes = []
-        for seq in self.decoding:
+        for seq in seqs:
             start, mode = seq.num_computed, seq.sample_mode
             picks[seq.seq_id] = _Pick(seq, start, 1, mode)
             ctx += start + 1
@@ -140,11 +153,28 @@ class Composer:
         self.num_available -= growing
         self.num_granted += growing
 
+    def decodes_within(self, seqs: Sequence[SequenceView], limit_ms: float) -> int:
+        """How many of these residents, from the first on, can have their token in a step of
+        ``limit_ms``."""
+        lane = self._lane(1)
+        sums = self.lanes[lane]
+        modes = [seq.sample_mode for seq in seqs]
+        ctx = list(accumulate([seq.num_computed + 1 for seq in seqs], initial=0))
+        low, high = 0, len(seqs)
+        while low < high:
+            middle = (low + high + 1) // 2 if low or high < len(seqs) else high
+            with_them = sums.plus_decodes(ctx[middle], modes[:middle])
+            if self.price_ms({**self.lanes, lane: with_them}) <= limit_ms:
+                low = middle
+            else:
+                high = middle - 1
+        return low
+
     def add_resident(self, seq: SequenceView, count: int) -> int:
-        """Give a resident sequence ``count`` new tokens, evicting younger ones if blocks are
+        """Give a resident sequence ``count`` new tokens, evicting those below it if blocks are
         short; fewer, down to 0, if there is nobody to evict. Returns the number given."""
         needed = self._new_blocks(seq, count)
-        while needed > self.num_available and self._evict_younger_than(seq):
+        while needed > self.num_available and self._evict_below(seq):
             pass
         if needed > self.num_available:
             size = self.view.block_size
@@ -156,14 +186,18 @@ class Composer:
             self.num_granted += needed
         return max(count, 0)
 
-    def fits(self, seq: SequenceView, hit: PrefixHit) -> bool:
+    def fits(self, seq: SequenceView, hit: PrefixHit, reserve: int = 0) -> bool:
         """True if a waiting sequence has room beside what residents were promised: it will not be
-        evicted again at once."""
-        if self.num_wanted is None:
-            self.num_wanted = sum(self._wanted(s) - len(s.blocks) for s in self.residents)
-        promised = self.num_wanted - self.num_granted + self.num_reserved
+        evicted again at once. ``reserve`` blocks must be left."""
         needed = self._wanted(seq) - hit.num_blocks + hit.num_warm
-        return needed + max(promised, 0) <= self.num_available
+        return needed + self.promised + reserve <= self.num_available
+
+    @property
+    def promised(self) -> int:
+        """Blocks that who has some will want soon."""
+        if self.num_wanted is None:
+            self.num_wanted = sum([self._wanted(s) - len(s.blocks) for s in self.holders])
+        return max(self.num_wanted - self.num_granted + self.num_reserved, 0)
 
     def admit(self, seq: SequenceView, hit: PrefixHit, count: int) -> None:
         """Make a waiting sequence resident with a first chunk of ``count`` tokens."""
@@ -173,6 +207,21 @@ class Composer:
         self._pick(seq, hit.num_tokens, count, blocks + hit.num_warm)
         self.num_reserved += self._wanted(seq) - hit.num_blocks - blocks
 
+    def evict(self, victim: SequenceView) -> None:
+        """Take slot and blocks from one of the holders."""
+        self.holders.remove(victim)
+        self._withdraw(victim)
+        self.num_wanted = None
+        self.num_available += self.view.reclaimable(victim)
+        self.num_free_slots += not any(seq is victim for seq in self.view.parked)
+        self.preempted.append(victim.seq_id)
+
+    def park(self, victim: SequenceView) -> None:
+        """Take the slot, and only the slot, from a resident."""
+        self._withdraw(victim)
+        self.num_free_slots += 1
+        self.parked.append(victim.seq_id)
+
     def plan(self) -> Plan:
         self._settle()
         launches = tuple(self._launches())
@@ -180,9 +229,10 @@ class Composer:
             launches=launches,
             admit=tuple(self.admitted),
             preempt=tuple(self.preempted),
+            park=tuple(self.parked),
             price_ms=sum(launch.price_ms for launch in launches),
             budget_ms=self.budget_ms,
-            holds_for=self._holds_for(),
+            holds_for=self._holds_for() if self.is_settled else 1,
         )
 
     def _pick(self, seq: SequenceView, start: int, count: int, blocks: int) -> None:
@@ -267,18 +317,19 @@ class Composer:
     def _new_blocks(self, seq: SequenceView, count: int) -> int:
         return -(-(seq.num_computed + count) // self.view.block_size) - len(seq.blocks)
 
-    def _evict_younger_than(self, seq: SequenceView) -> bool:
-        if not self.residents or self.residents[-1].seq_id <= seq.seq_id:
+    def _evict_below(self, seq: SequenceView) -> bool:
+        """The last in rank goes, if that is not ``seq`` itself."""
+        if not self.holders or self.rank(self.holders[-1]) <= self.rank(seq):
             return False
-        victim = self.residents.pop()
+        self.evict(self.holders[-1])
+        return True
+
+    def _withdraw(self, victim: SequenceView) -> None:
+        """It gets nothing in this step."""
         if pick := self.picks.pop(victim.seq_id, None):
             self.lanes = _moved(self.lanes, self._lane(pick.count), pick, -1)
             self.num_available += self._new_blocks(victim, pick.count)
             self.num_granted -= self._new_blocks(victim, pick.count)
-        self.num_wanted = None
-        self.num_available += self.view.reclaimable(victim)
-        self.preempted.append(victim.seq_id)
-        return True
 
     def _launches(self) -> Iterator[Launch]:
         for lane, sums in self.lanes.items():
@@ -298,7 +349,7 @@ class Composer:
 
     def _holds_for(self) -> int:
         """Steps until a pure decode plan would change by itself: a row ends or needs a block."""
-        if self.admitted or self.preempted or not self.picks:
+        if self.admitted or self.preempted or self.parked or not self.picks:
             return 1
         if any(seq.seq_id in self.picks for seq in self.prefilling):
             return 1

@@ -9,9 +9,10 @@ have ended meanwhile leaves a row behind, whose output is dropped.
 import random
 from bisect import insort
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 from itertools import islice
+from operator import attrgetter
 
 from prelude.batcher.sequence import NO_SLOT, Sequence
 from prelude.batcher.view import PrefixHit, SequenceView
@@ -51,6 +52,7 @@ class Ledger:
         self.vocab_size = vocab_size
         self.now_s = 0.0
         self.num_preemptions = 0
+        self.num_parks = 0
         self._eos_ids = eos_ids
         self._random = random.Random(seed)
         self._next_id = 0
@@ -58,6 +60,7 @@ class Ledger:
         self._left: deque[tuple[int, int]] = deque()  # (step it waits for, slot)
         self._waiting: list[Sequence] = []
         self._running: dict[int, Sequence] = {}
+        self._parked: dict[int, Sequence] = {}  # those of the waiting that have blocks
         self._by_uid: dict[int, list[Sequence]] = {}
 
     # What policies see.
@@ -72,6 +75,11 @@ class Ledger:
         return iter(self._waiting)
 
     @property
+    def parked(self) -> Collection[Sequence]:
+        """Those of ``waiting`` that gave up their slot and kept their blocks."""
+        return self._parked.values()
+
+    @property
     def num_running(self) -> int:
         return len(self._running)
 
@@ -84,6 +92,10 @@ class Ledger:
         return self.pool.num_available
 
     @property
+    def num_usable_blocks(self) -> int:
+        return self.pool.num_usable
+
+    @property
     def num_free_slots(self) -> int:
         return len(self._slots)
 
@@ -93,6 +105,8 @@ class Ledger:
 
     def match(self, seq: SequenceView) -> PrefixHit:
         assert isinstance(seq, Sequence)
+        if seq.blocks:
+            return PrefixHit(seq.num_computed, len(seq.blocks))
         blocks = self._shareable(seq)
         num_warm = sum(map(self.pool.is_cached, blocks))
         return PrefixHit(len(blocks) * self.block_size, len(blocks), num_warm)
@@ -124,6 +138,7 @@ class Ledger:
                 eos_ids=() if params.ignore_eos else self._eos_ids,
                 leader=group[0] if group else None,
             )
+            seq.queued_s = self.now_s
             self._next_id += 1
             group.append(seq)
         self._by_uid[request.uid] = group
@@ -144,10 +159,12 @@ class Ledger:
         if keep is not None:
             del seq.token_ids[seq.num_prompt + keep :]
             seq.num_settled = min(seq.num_settled, len(seq.token_ids))
+        if seq.blocks:
+            self._publish(seq, len(seq.token_ids))
         if seq.slot == NO_SLOT:
             self._waiting.remove(seq)
+            self._let_go(seq)
         else:
-            self._publish(seq, len(seq.token_ids))
             self._leave(seq)
         seq.finish_reason = reason
         if all(other.finish_reason for other in self._by_uid[seq.request.uid]):
@@ -157,13 +174,16 @@ class Ledger:
 
     def bind(self, plan: Plan) -> Plan:
         """Give a policy's plan its memory: preempt, admit, grow block tables, fill in the rows.
-        From now on the step is under way, until ``end_step``. Nobody may be preempted while
-        another step is."""
-        assert not plan.preempt or self.num_steps_under_way == 0, "a step may still need its slot"
+        From now on the step is under way, until ``end_step``. Nobody may be preempted or parked
+        while another step is."""
+        leaves = plan.preempt or plan.park
+        assert not leaves or self.num_steps_under_way == 0, "a step may still need its slot"
         for seq_id in plan.preempt:
-            self._preempt(self._running[seq_id])
+            self._preempt(self._parked.get(seq_id) or self._running[seq_id])
+        for seq_id in plan.park:
+            self._park(self._running[seq_id])
         admits = [self._enter(seq_id) for seq_id in plan.admit]
-        grants = [grant for admit in admits for grant in self._shared_grant(admit)]
+        grants = [grant for admit in admits for grant in self._first_grant(admit)]
         launches = []
         for launch in plan.launches:
             rows = tuple(self._bind_row(row, grants) for row in launch.rows)
@@ -197,9 +217,12 @@ class Ledger:
     def check(self) -> None:
         """Every block and slot is where the sequences say; an idle ledger references nothing."""
         self.pool.check()
-        held = {block for seq in self._running.values() for block in seq.blocks}
+        holders = [*self._running.values(), *self._parked.values()]
+        held = {block for seq in holders for block in seq.blocks}
         assert len(held) == self.pool.num_referenced, "a referenced block has no owner"
-        assert all(not seq.blocks and seq.slot == NO_SLOT for seq in self._waiting)
+        assert all(seq.slot == NO_SLOT for seq in self._waiting)
+        parked = [seq.seq_id for seq in self._waiting if seq.blocks]
+        assert sorted(self._parked) == parked, "a parked sequence is not where it should be"
         taken = [seq.slot for seq in self._running.values()]
         slots = sorted([*self._slots, *(slot for _, slot in self._left), *taken])
         assert slots == list(range(len(slots))), "a slot is lost"
@@ -245,14 +268,15 @@ class Ledger:
         return seq.hit
 
     def _enter(self, seq_id: int) -> SlotAdmit:
-        seq = next(s for s in self._waiting if s.seq_id == seq_id)
-        blocks = self._shareable(seq)
+        seq = self._parked.pop(seq_id, None) or next(s for s in self._waiting if s.seq_id == seq_id)
+        blocks = seq.blocks or self._shareable(seq)
         self._waiting.remove(seq)
-        self.pool.acquire(blocks)
-        seq.blocks = list(blocks)
         seq.slot = self._slots.pop()
-        seq.num_computed = seq.num_settled = len(blocks) * self.block_size
-        seq.num_published = len(blocks)
+        if not seq.blocks:
+            self.pool.acquire(blocks)
+            seq.blocks = list(blocks)
+            seq.num_computed = seq.num_settled = len(blocks) * self.block_size
+            seq.num_published = len(blocks)
         if seq.scheduled_s is None:
             seq.scheduled_s = self.now_s
             seq.num_cached_tokens = seq.num_computed
@@ -268,10 +292,10 @@ class Ledger:
             seq.wants_prompt_logprobs,
         )
 
-    def _shared_grant(self, admit: SlotAdmit) -> Iterator[BlockGrant]:
-        seq = self._running[admit.seq_id]
-        if seq.num_published:
-            yield BlockGrant(admit.slot, 0, tuple(seq.blocks[: seq.num_published]))
+    def _first_grant(self, admit: SlotAdmit) -> Iterator[BlockGrant]:
+        """What it shares with others, or had when it was parked."""
+        if blocks := self._running[admit.seq_id].blocks:
+            yield BlockGrant(admit.slot, 0, tuple(blocks))
 
     def _bind_row(self, row: Row, grants: list[BlockGrant]) -> Row:
         seq = self._running[row.seq_id]
@@ -300,19 +324,41 @@ class Ledger:
 
     def _preempt(self, seq: Sequence) -> None:
         """Back to its place in the queue; its tokens stay, its KV may still be found cached."""
-        self._leave(seq)
+        if seq.slot == NO_SLOT:
+            self._let_go(seq)
+        else:
+            self._leave(seq)
+            self._queue(seq)
         seq.num_computed = seq.num_settled = 0
         seq.num_preemptions += 1
         self.num_preemptions += 1
         if not seq.num_output:
             seq.prompt_logprobs.clear()
-        insort(self._waiting, seq, key=lambda s: s.seq_id)
+
+    def _park(self, seq: Sequence) -> None:
+        """Back to its place in the queue, with its blocks: it goes on where it stands."""
+        self._vacate(seq)
+        self._queue(seq)
+        self._parked[seq.seq_id] = seq
+        self.num_parks += 1
+
+    def _queue(self, seq: Sequence) -> None:
+        seq.queued_s = self.now_s
+        insort(self._waiting, seq, key=attrgetter("seq_id"))
 
     def _leave(self, seq: Sequence) -> None:
-        del self._running[seq.seq_id]
+        self._let_go(seq)
+        self._vacate(seq)
+
+    def _let_go(self, seq: Sequence) -> None:
+        """Of its blocks, if it has any."""
+        self._parked.pop(seq.seq_id, None)
         self.pool.release(seq.blocks)
         seq.blocks = []
         seq.num_published = 0
+
+    def _vacate(self, seq: Sequence) -> None:
+        del self._running[seq.seq_id]
         if self.num_steps_under_way:
             self._left.append((self.pool.steps_begun, seq.slot))
         else:

@@ -10,6 +10,7 @@ from prelude.types.request import (
     SamplingParams,
     TokenLogprobs,
 )
+from prelude.types.service import Prediction, ServiceClass
 
 NO_SLOT = -1
 
@@ -22,7 +23,12 @@ class Sequence:
     ``num_settled`` it is certain. A sequence without a slot has no KV.
 
     ``leader`` is the choice whose prompt blocks this one will share (``n > 1``); it waits until
-    the leader has computed them. A sequence is resident while it has a slot.
+    the leader has computed them. A sequence is resident while it has a slot; one that has blocks
+    and no slot is parked.
+
+    ``service_class`` is kept by ``prelude.batcher.classes``; ``prompt_ms`` is the price of its
+    prompt alone, ``quantum_end`` the output tokens at which its probation ends, ``queued_s`` when
+    it began to wait, the last time.
     """
 
     seq_id: int
@@ -53,6 +59,11 @@ class Sequence:
     prompt_logprobs: list[TokenLogprobs] = field(default_factory=list)
     hit: list[int] = field(default_factory=list)  # cached blocks found for it when it last waited
     hit_version: int = -1
+    service_class: ServiceClass = "fast"
+    prediction: Prediction | None = None
+    prompt_ms: float = 0.0
+    quantum_end: int = 0
+    queued_s: float = 0.0
 
     def __post_init__(self) -> None:
         self.params = self.request.params

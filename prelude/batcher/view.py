@@ -1,14 +1,16 @@
 """What a policy sees and what it keeps: read-only views of the ledger, and small frozen state."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from prelude.batcher.rules import Rules
 from prelude.graphs.buckets import Buckets
 from prelude.types.plan import Plan
 from prelude.types.prices import PriceTable
 from prelude.types.request import Request, SampleMode
+from prelude.types.service import Prediction, ServiceClass
 
 
 class SequenceView(Protocol):
@@ -36,6 +38,16 @@ class SequenceView(Protocol):
     def num_preemptions(self) -> int: ...
     @property
     def blocks(self) -> Seq[int]: ...
+    @property
+    def num_output(self) -> int: ...
+    @property
+    def service_class(self) -> ServiceClass: ...
+    @property
+    def prediction(self) -> Prediction | None: ...
+    @property
+    def prompt_ms(self) -> float: ...
+    @property
+    def queued_s(self) -> float: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,14 +70,21 @@ class SystemView(Protocol):
     @property
     def waiting(self) -> Iterable[SequenceView]: ...
     @property
+    def parked(self) -> Collection[SequenceView]:
+        """Those of ``waiting`` that hold blocks: they go on as soon as they have a slot."""
+        ...
+
+    @property
     def num_available_blocks(self) -> int: ...
+    @property
+    def num_usable_blocks(self) -> int: ...
     @property
     def num_free_slots(self) -> int: ...
     @property
     def block_size(self) -> int: ...
     def match(self, seq: SequenceView) -> PrefixHit: ...
     def reclaimable(self, seq: SequenceView) -> int:
-        """Blocks that would become available if this resident sequence were preempted."""
+        """Blocks that would become available if this resident or parked sequence were preempted."""
         ...
 
 
@@ -76,7 +95,8 @@ class ScheduleConfig:
     ``mix`` puts decode rows and prefill chunks into one launch (one pass over the weights), which
     pays wherever a launch is ragged anyway; without it a step is a decode launch and a prefill
     launch. ``headroom`` tokens of growth are kept free for every resident when others are admitted.
-    ``buckets`` are the sizes that launches are padded to, where they are static.
+    ``buckets`` are the sizes that launches are padded to, where they are static. ``rules`` are for
+    policies that know classes.
     """
 
     max_step_tokens: int
@@ -87,6 +107,7 @@ class ScheduleConfig:
     headroom: int = 64
     mix: bool = True
     buckets: Buckets = field(default_factory=Buckets)
+    rules: Rules = field(default_factory=Rules)
 
 
 @dataclass(frozen=True, slots=True)

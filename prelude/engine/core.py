@@ -11,12 +11,15 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from prelude.batcher.classes import Classifier, prompt_ms
 from prelude.batcher.ledger import Ledger
+from prelude.batcher.rules import rules_of
 from prelude.batcher.sequence import Sequence
 from prelude.batcher.view import Policy, PolicyState, ScheduleConfig
 from prelude.cache.pool import BlockPool
 from prelude.conf.schema import BatcherConfig, CacheConfig
 from prelude.engine.events import last_event, refusals, timings_of, token_event
+from prelude.engine.gauges import count_classes
 from prelude.engine.pace import Pace
 from prelude.engine.policies import POLICIES
 from prelude.engine.profile import Profile
@@ -27,7 +30,7 @@ from prelude.types.errors import RequestError
 from prelude.types.plan import Plan, PromptLogprobs, Sampled, StepOutput
 from prelude.types.prices import PriceTable, Sums
 from prelude.types.request import FinishReason, Request, TokenEvent, TokenLogprobs
-from prelude.types.wire import EngineStats
+from prelude.types.wire import ClassStats, EngineStats
 
 Clock = Callable[[], float]
 
@@ -35,6 +38,7 @@ _MIN_STEP_MS = 50.0
 _DECODES_A_STEP = 3
 _IDLE_FACTOR = 10
 _STEPS_A_SAVE = 10_000
+_COUNT_S = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +53,7 @@ class EngineCore:
     """Batcher, cache and runner of one model. ``clock`` gives monotonic seconds; ``eos_ids`` end
     a sequence unless it ignores them; ``seed`` feeds requests that bring no seed of their own.
     Without ``overlap`` a step is committed before the next is planned, whatever the runner takes.
+    ``answer_id`` is the token that ends reasoning, where the model knows one.
     """
 
     def __init__(
@@ -65,6 +70,7 @@ class EngineCore:
         buckets: Buckets | None = None,
         profile: Profile | None = None,
         overlap: bool = True,
+        answer_id: int | None = None,
     ) -> None:
         self.runner = runner
         self.log = log or StepLog()
@@ -81,6 +87,8 @@ class EngineCore:
         self._policy: Policy = POLICIES[batcher.policy]
         self._policy_state = PolicyState()
         self.step_ms, self.idle_step_ms = budgets(batcher, runner.prices)
+        rules = rules_of(batcher, runner.prices, self.step_ms)
+        self._classifier = Classifier(rules, answer_id)
         self._schedule = ScheduleConfig(
             max_step_tokens=batcher.max_step_tokens,
             step_ms=self.step_ms,
@@ -90,6 +98,7 @@ class EngineCore:
             headroom=batcher.headroom,
             mix=not buckets.is_static,
             buckets=buckets,
+            rules=rules,
         )
         self.profile = profile or Profile(runner.prices, padded=buckets.is_static)
         self._clock = clock
@@ -103,6 +112,9 @@ class EngineCore:
         self._output_tokens = 0
         self._wasted_tokens = 0
         self._last = (0.0, 0.0, 0.0)
+        self._budget_ms = 0.0
+        self._classes: tuple[ClassStats, ...] = ()
+        self._counted_s = -1.0
 
     @property
     def has_work(self) -> bool:
@@ -124,11 +136,21 @@ class EngineCore:
         error events are returned."""
         self.ledger.now_s = self._clock()
         try:
-            self.ledger.add(request)
+            group = self.ledger.add(request)
         except RequestError as error:
             return refusals(request, error)
+        self._classify(group)
         self._prompt_tokens += len(request.prompt_ids)
         return []
+
+    def _classify(self, group: list[Sequence]) -> None:
+        """Its choices share a prompt; only the first of them has to compute it."""
+        prices, chunk = self.profile.prices.table, self._schedule.max_step_tokens
+        first, *others = group
+        cached = self.ledger.match(first).num_tokens
+        self._classifier.arrived(first, prompt_ms(prices, cached, first.num_prompt, chunk))
+        for seq in others:
+            self._classifier.arrived(seq, prompt_ms(prices, 0, 1, chunk))
 
     def abort(self, uid: int) -> list[TokenEvent]:
         """End a request's unfinished choices; their slots and blocks are free on return, or as
@@ -170,7 +192,8 @@ class EngineCore:
         plan, policy_state = self._policy(
             self.ledger, self._policy_state, self.profile.prices.table, self._schedule
         )
-        if not (plan.launches or plan.preempt) or (plan.preempt and self._flights):
+        leaves = plan.preempt or plan.park
+        if not (plan.launches or leaves) or (leaves and self._flights):
             return False
         plan = self.ledger.bind(plan)
         self._policy_state = policy_state
@@ -208,6 +231,7 @@ class EngineCore:
 
     def _append(self, seq: Sequence, sampled: Sampled) -> TokenEvent:
         seq.token_ids.append(sampled.token_id)
+        self._classifier.appended(seq, sampled.token_id)
         self._output_tokens += 1
         now_s = self.ledger.now_s
         is_first = seq.first_token_s is None
@@ -239,6 +263,7 @@ class EngineCore:
         step_ms = (end_s - begun_s) * 1e3
         overhead_ms = max(step_ms - run_ms, 0.0)
         self._last = (step_ms, plan.price_ms, overhead_ms)
+        self._budget_ms = plan.budget_ms
         self.log.append(
             StepRecord(
                 step=self._steps,
@@ -289,7 +314,17 @@ class EngineCore:
             overhead_ms=overhead_ms,
             price_error=self.profile.prices.error,
             price_p90=self.profile.prices.quantiles("decode").p90,
+            budget_ms=self._budget_ms,
+            num_parks=self.ledger.num_parks,
+            classes=self._class_stats(),
         )
+
+    def _class_stats(self) -> tuple[ClassStats, ...]:
+        """Counted again ten times a second at most: gauges, for people."""
+        if self.ledger.now_s - self._counted_s >= _COUNT_S:
+            self._counted_s = self.ledger.now_s
+            self._classes = count_classes(self.ledger)
+        return self._classes
 
     def close(self) -> None:
         self._save_profile()

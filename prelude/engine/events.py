@@ -56,6 +56,8 @@ def timings_of(seq: Sequence, now_s: float) -> RequestTimings:
         (first_s - scheduled_s) * 1e3,
         (now_s - first_s) * 1e3,
         seq.num_preemptions,
+        seq.service_class,
+        seq.prediction.q50 if seq.prediction else 0.0,
     )
 
 

@@ -81,8 +81,9 @@ class BlockGrant(msgspec.Struct, frozen=True, gc=False):
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """One step. The policy fills ``launches`` (rows without slots), ``admit`` and ``preempt``;
-    binding it to memory fills slots, tokens, ``admits`` and ``grants``.
+    """One step. The policy fills ``launches`` (rows without slots), ``admit``, ``preempt`` (slot
+    and blocks go) and ``park`` (the slot goes, the blocks stay); binding it to memory fills slots,
+    tokens, ``admits`` and ``grants``.
 
     ``holds_for`` is the number of steps for which the same decision would be taken again if
     nothing arrives and nothing finishes (pure decode), so that a simulator may repeat it.
@@ -91,6 +92,7 @@ class Plan:
     launches: tuple[Launch, ...] = ()
     admit: tuple[int, ...] = ()
     preempt: tuple[int, ...] = ()
+    park: tuple[int, ...] = ()
     admits: tuple[SlotAdmit, ...] = ()
     grants: tuple[BlockGrant, ...] = ()
     price_ms: float = 0.0

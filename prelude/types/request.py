@@ -8,6 +8,8 @@ from typing import Literal
 
 import msgspec
 
+from prelude.types.service import Hints, ServiceClass
+
 SampleMode = Literal["greedy", "filtered", "full"]
 FinishReason = Literal["stop", "length", "abort", "error"]
 
@@ -119,6 +121,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     params: SamplingParams
     arrival_s: float = 0.0
     cache_salt: str = ""
+    hints: Hints = Hints()
 
 
 class TokenLogprobs(msgspec.Struct, frozen=True, array_like=True):
@@ -132,12 +135,15 @@ class TokenLogprobs(msgspec.Struct, frozen=True, array_like=True):
 
 class RequestTimings(msgspec.Struct, frozen=True, array_like=True):
     """Milliseconds of a sequence's life as the engine saw it; sent with its first token (when
-    ``decode_ms`` is 0) and with its last event."""
+    ``decode_ms`` is 0) and with its last event. ``service_class`` is the one it is in then,
+    ``predicted_tokens`` the output tokens expected when it came, 0 where nothing was."""
 
     queue_ms: float
     prefill_ms: float
     decode_ms: float
     num_preemptions: int
+    service_class: ServiceClass = "fast"
+    predicted_tokens: float = 0.0
 
 
 class TokenEvent(msgspec.Struct, frozen=True, array_like=True):

@@ -5,7 +5,7 @@ import msgspec
 
 from prelude.types.request import Request, TokenEvent
 
-WIRE_VERSION = 1
+WIRE_VERSION = 2
 
 
 class Submit(msgspec.Struct, frozen=True, tag="submit"):
@@ -33,8 +33,19 @@ class Shutdown(msgspec.Struct, frozen=True, tag="shutdown"):
 ToEngine = Submit | Abort | Truncate | Shutdown
 
 
+class ClassStats(msgspec.Struct, frozen=True, array_like=True):
+    """Gauges of one service class: sequences that wait, those that have a slot, those that gave
+    it up and kept their blocks, and the blocks they hold."""
+
+    num_waiting: int = 0
+    num_running: int = 0
+    num_parked: int = 0
+    num_blocks: int = 0
+
+
 class EngineStats(msgspec.Struct, frozen=True, array_like=True):
-    """Gauges and counters at the end of a step. Counters only grow."""
+    """Gauges and counters at the end of a step. Counters only grow. ``classes`` are in the order
+    of ``SERVICE_CLASSES``."""
 
     num_waiting: int = 0
     num_running: int = 0
@@ -55,6 +66,9 @@ class EngineStats(msgspec.Struct, frozen=True, array_like=True):
     overhead_ms: float = 0.0
     price_error: float = 0.0
     price_p90: float = 0.0
+    budget_ms: float = 0.0
+    num_parks: int = 0
+    classes: tuple[ClassStats, ...] = ()
 
 
 class StepEvents(msgspec.Struct, frozen=True, tag="step"):

@@ -1,0 +1,50 @@
+"""What the batcher's configuration comes to on this machine: thresholds that follow from prices."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from math import inf
+
+from prelude.conf.schema import BatcherConfig, ClassConfig, MechanismsConfig
+from prelude.types.prices import PriceTable, Sums
+from prelude.types.service import SERVICE_CLASSES, ServiceClass
+
+_PROBATION_TOKENS = 192
+_DOC_STEPS = 4.0
+_FAIR_STEPS = 50.0
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """``BatcherConfig`` with all that follows from the prices. ``quantum`` is the probation in
+    output tokens, ``doc_ms`` the price of a prompt from which it is a document, ``itl_ms`` the
+    longest step that each class puts up with."""
+
+    quantum: int = _PROBATION_TOKENS
+    doc_ms: float = inf
+    itl_ms: Mapping[ServiceClass, float] = field(default_factory=dict)
+    classes: Mapping[ServiceClass, ClassConfig] = field(default_factory=dict)
+    deep_share: float = 0.3
+    reserve: float = 0.0
+    max_partials: int = 4
+    fair_ms: float = inf
+    use: MechanismsConfig = field(default_factory=MechanismsConfig)
+
+
+def rules_of(batcher: BatcherConfig, prices: PriceTable, step_ms: float) -> Rules:
+    """See ``Rules``; ``step_ms`` is the budget of a step while streams run."""
+    decode_ms = max(prices.step_ms(Sums().plus(0, 1, "greedy")), 1e-6)
+    probation_ms = batcher.probation_ms or _PROBATION_TOKENS * decode_ms
+    classes: dict[ServiceClass, ClassConfig] = {
+        name: getattr(batcher.classes, name) for name in SERVICE_CLASSES
+    }
+    return Rules(
+        quantum=max(int(probation_ms / decode_ms), 1),
+        doc_ms=batcher.doc_ms or _DOC_STEPS * step_ms,
+        itl_ms={name: config.itl_ms or step_ms for name, config in classes.items()},
+        classes=classes,
+        deep_share=batcher.deep_share,
+        reserve=batcher.reserve,
+        max_partials=batcher.max_partials,
+        fair_ms=batcher.fair_ms or _FAIR_STEPS * step_ms,
+        use=batcher.use,
+    )
