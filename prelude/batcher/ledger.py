@@ -260,7 +260,7 @@ class Ledger:
 
     def _cached(self, seq: Sequence) -> list[int]:
         """Blocks of the prefix index, looked up again only when the index has changed."""
-        if seq.hit_version != self.pool.version:
+        if self.pool.prefix and seq.hit_version != self.pool.version:
             limit = (len(seq.token_ids) - 1) // self.block_size
             chain = islice(seq.chain(self.block_size), limit)
             seq.hit = self.pool.match(chain, seq.token_ids, known=seq.hit)
@@ -317,9 +317,10 @@ class Ledger:
         full = min(num_tokens, seq.num_settled) // size
         if full <= seq.num_published:
             return
-        digests = seq.chain(size)
-        for i in range(seq.num_published, full):
-            self.pool.publish(seq.blocks[i], digests[i], seq.token_ids[i * size : (i + 1) * size])
+        if self.pool.prefix:
+            ids, digests = seq.token_ids, seq.chain(size)
+            for i in range(seq.num_published, full):
+                self.pool.publish(seq.blocks[i], digests[i], ids[i * size : (i + 1) * size])
         seq.num_published = full
 
     def _preempt(self, seq: Sequence) -> None:

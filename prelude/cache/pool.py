@@ -44,7 +44,7 @@ class BlockPool:
             )
         self.num_blocks = num_blocks
         self.block_size = block_size
-        self._prefix = prefix
+        self.prefix = prefix
         self._free = list(range(num_blocks - 1, DUMMY_BLOCK, -1))
         self._refs = [0] * num_blocks
         self._digest: list[Digest | None] = [None] * num_blocks
@@ -127,7 +127,7 @@ class BlockPool:
     def publish(self, block_id: int, digest: Digest, tokens: Sequence[int]) -> None:
         """Let later prompts reuse a full block. The first block of a digest stays indexed."""
         assert self._refs[block_id] > 0, "only a referenced block can be published"
-        if self._prefix and digest not in self._index and self._digest[block_id] is None:
+        if self.prefix and digest not in self._index and self._digest[block_id] is None:
             self.version += 1
             self._index[digest] = block_id
             self._digest[block_id] = digest

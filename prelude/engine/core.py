@@ -53,7 +53,8 @@ class EngineCore:
     """Batcher, cache and runner of one model. ``clock`` gives monotonic seconds; ``eos_ids`` end
     a sequence unless it ignores them; ``seed`` feeds requests that bring no seed of their own.
     Without ``overlap`` a step is committed before the next is planned, whatever the runner takes.
-    ``answer_id`` is the token that ends reasoning, where the model knows one.
+    ``answer_id`` is the token that ends reasoning, where the model knows one. ``policy`` takes the
+    place of the one that ``batcher`` names.
     """
 
     def __init__(
@@ -71,6 +72,7 @@ class EngineCore:
         profile: Profile | None = None,
         overlap: bool = True,
         answer_id: int | None = None,
+        policy: Policy | None = None,
     ) -> None:
         self.runner = runner
         self.log = log or StepLog()
@@ -84,7 +86,7 @@ class EngineCore:
             seed=seed,
         )
         buckets = buckets or Buckets()
-        self._policy: Policy = POLICIES[batcher.policy]
+        self._policy: Policy = policy or POLICIES[batcher.policy]
         self._policy_state = PolicyState()
         self.step_ms, self.idle_step_ms = budgets(batcher, runner.prices)
         rules = rules_of(batcher, runner.prices, self.step_ms)
