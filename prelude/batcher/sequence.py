@@ -60,6 +60,7 @@ class Sequence:
     hit: list[int] = field(default_factory=list)  # cached blocks found for it when it last waited
     hit_version: int = -1
     service_class: ServiceClass = "fast"
+    waited_as: ServiceClass | None = None
     prediction: Prediction | None = None
     prompt_ms: float = 0.0
     quantum_end: int = 0

@@ -233,17 +233,20 @@ class EngineCore:
 
     def _append(self, seq: Sequence, sampled: Sampled) -> TokenEvent:
         seq.token_ids.append(sampled.token_id)
+        was = seq.service_class
         self._classifier.appended(seq, sampled.token_id)
         self._output_tokens += 1
         now_s = self.ledger.now_s
         is_first = seq.first_token_s is None
         if is_first:
             seq.first_token_s = now_s
+            seq.waited_as = was
             self._cached_prompt_tokens += seq.num_cached_tokens if seq.leader is None else 0
         reason, stop_id = _stop(seq, sampled.token_id)
         if reason:
             self.ledger.finish(seq, reason)
-        timings = timings_of(seq, now_s) if reason or is_first else None
+        is_news = reason or is_first or seq.service_class != was
+        timings = timings_of(seq, now_s) if is_news else None
         return token_event(seq, sampled, reason, stop_id, timings)
 
     def _finish(self, seq: Sequence, reason: FinishReason, keep: int | None = None) -> TokenEvent:

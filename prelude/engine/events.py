@@ -58,6 +58,7 @@ def timings_of(seq: Sequence, now_s: float) -> RequestTimings:
         seq.num_preemptions,
         seq.service_class,
         seq.prediction.q50 if seq.prediction else 0.0,
+        seq.waited_as or seq.service_class,
     )
 
 

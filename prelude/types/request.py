@@ -135,8 +135,9 @@ class TokenLogprobs(msgspec.Struct, frozen=True, array_like=True):
 
 class RequestTimings(msgspec.Struct, frozen=True, array_like=True):
     """Milliseconds of a sequence's life as the engine saw it; sent with its first token (when
-    ``decode_ms`` is 0) and with its last event. ``service_class`` is the one it is in then,
-    ``predicted_tokens`` the output tokens expected when it came, 0 where nothing was."""
+    ``decode_ms`` is 0), with its last event, and whenever its class has changed.
+    ``service_class`` is the one it is in then, ``waited_as`` the one it waited for its first
+    token in, ``predicted_tokens`` the output tokens expected when it came, 0 where nothing was."""
 
     queue_ms: float
     prefill_ms: float
@@ -144,6 +145,7 @@ class RequestTimings(msgspec.Struct, frozen=True, array_like=True):
     num_preemptions: int
     service_class: ServiceClass = "fast"
     predicted_tokens: float = 0.0
+    waited_as: ServiceClass = "fast"
 
 
 class TokenEvent(msgspec.Struct, frozen=True, array_like=True):
