@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from prelude.conf.bench import EngineBenchConfig, PricesBenchConfig, ServeBenchConfig
 from prelude.conf.schema import Config
+from prelude.conf.simulate import SimulateConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,3 +41,12 @@ BENCH_ENGINE = Command(
     EngineBenchConfig, "bench_engine", {"workload": "bench/engine@_global_", **_ENGINE_GROUPS}
 )
 BENCH_PRICES = Command(PricesBenchConfig, "bench_prices", _ENGINE_GROUPS)
+SIMULATE = Command(
+    SimulateConfig,
+    "simulate",
+    {
+        "mix": "simulate/mix@_global_",
+        "device": "simulate/device@_global_",
+        "batcher": "batcher",
+    },
+)

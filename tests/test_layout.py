@@ -37,6 +37,7 @@ FLOORS = {
     "prelude.commands": 6,
     "prelude.llm": 6,
     "prelude.server": 6,
+    "prelude.simulate": 6,
 }
 
 # Neither torch nor transformers may be loaded by importing these.
@@ -50,10 +51,12 @@ LIGHT = [
     "prelude.commands.config",
     "prelude.commands.generate",
     "prelude.commands.serve",
+    "prelude.commands.simulate",
     "prelude.conf.load",
     "prelude.models.paths",
     "prelude.server.app",
     "prelude.server.main",
+    "prelude.simulate.run",
     "prelude.text",
     "prelude.types.wire",
 ]

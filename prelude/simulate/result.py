@@ -14,12 +14,11 @@ SIMULATION_VERSION = 1
 class SimReport(ClassReport, frozen=True):
     """One kind of traffic. ``slowdown`` is the end-to-end time over that of the same request on
     an empty machine; ``queue_ms`` the wait for the first step; ``stall_ms`` the longest gap between
-    two tokens. Preemptions dropped computed blocks, parks only gave up a slot."""
+    two tokens. Preemptions dropped computed blocks."""
 
     slowdown: Summary | None
     queue_ms: Summary | None
     num_preemptions: int
-    num_parks: int
 
 
 class LoadReport(msgspec.Struct, frozen=True):
@@ -32,13 +31,15 @@ class LoadReport(msgspec.Struct, frozen=True):
 class StepReport(msgspec.Struct, frozen=True):
     """Steps of all replicas. ``repeated`` of them were taken without asking the policy again;
     ``schedule_us`` is this machine's time for one decision; ``busy`` the share of simulated time
-    that steps took; ``wasted_ms`` ran for tokens that had been computed before."""
+    that steps took; ``num_parks`` how often a sequence gave up its slot and kept its blocks;
+    ``wasted_ms`` ran for tokens that had been computed before."""
 
     num: int
     repeated: int
     schedule_us: Summary | None
     step_ms: Summary | None
     busy: float
+    num_parks: int
     wasted_ms: float
     price_error: float
 

@@ -174,5 +174,3 @@ class SimRunner:
             else tokens[row.seq_id]
             for row in rows
         ]
-
-

@@ -5,7 +5,7 @@ change of one leaves the others as they were.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from random import Random
 
@@ -57,7 +57,7 @@ class SimRequest:
 
 
 @dataclass(frozen=True, slots=True)
-class _Start:
+class Start:
     """Of a conversation."""
 
     kind: str
@@ -85,7 +85,7 @@ class Drawer:
     def stream(self, purpose: str) -> Random:
         return Random(f"{self._traffic.seed}/{purpose}")
 
-    def conversation(self, start: _Start, rng: Random) -> Iterator[SimRequest]:
+    def conversation(self, start: Start, rng: Random) -> Iterator[SimRequest]:
         """Its turns; what was said before is the beginning of the next prompt. They come when they
         come: nobody waits for an answer. uids are given later."""
         kind = self.classes[start.kind]
@@ -101,7 +101,7 @@ class Drawer:
             arrival_s += rng.expovariate(1.0 / kind.think_s) if kind.think_s else 0.0
 
     def request(
-        self, start: _Start, arrival_s: float, prompt: tuple[Part, ...], answer: Part
+        self, start: Start, arrival_s: float, prompt: tuple[Part, ...], answer: Part
     ) -> SimRequest:
         return SimRequest(
             uid=0,
@@ -129,7 +129,7 @@ class Drawer:
             case Limit.none:
                 return None
 
-    def _hints(self, start: _Start) -> Hints:
+    def _hints(self, start: Start) -> Hints:
         """The labels of its kind, or of another one if it lies."""
         if self._traffic.labels is Labels.none:
             return Hints(client=start.client)
@@ -162,15 +162,13 @@ def draw(traffic: Traffic, rate: float) -> list[SimRequest]:
     for arrival_s in arrivals(traffic, rate * sum(weights) / turns, drawer.stream("arrivals")):
         name = kinds.choices(names, weights)[0]
         client = f"{name}-{clients.randrange(drawer.classes[name].clients)}"
-        starts.append(_Start(name, arrival_s, client))
+        starts.append(Start(name, arrival_s, client))
     threads = drawer.stream("conversations")
     found = chain.from_iterable(drawer.conversation(start, threads) for start in starts)
     return numbered(sorted(found, key=lambda r: r.arrival_s)[: traffic.num_requests])
 
 
 def numbered(requests: list[SimRequest]) -> list[SimRequest]:
-    from dataclasses import replace
-
     return [replace(request, uid=uid) for uid, request in enumerate(requests)]
 
 
