@@ -161,8 +161,11 @@ def test_decode_and_prefill_share_a_launch_or_not() -> None:
 
 def test_a_pure_decode_plan_says_how_long_it_holds() -> None:
     running = [decoding(0, 10), decoding(1, 8)]
-    assert plan(View(running=running)).holds_for == 1  # the second needs a block next
+    one = View(running=running, num_available_blocks=1)
+    assert plan(one).holds_for == 1  # the second needs a block next, and there are no others
     running = [decoding(0, 10), decoding(1, 10)]
+    assert plan(View(running=running, num_available_blocks=1)).holds_for == 3
+    assert plan(View(running=running, num_available_blocks=4)).holds_for == 8  # two blocks each
     running[0].num_remaining = 2
     assert plan(View(running=running)).holds_for == 2
     assert plan(View(running=running, waiting=[Seq(2, 4)])).holds_for == 1

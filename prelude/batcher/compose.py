@@ -348,7 +348,7 @@ class Composer:
         return self.config.buckets.key(kind, sums.tokens, sums.rows, sums.mode)
 
     def _holds_for(self) -> int:
-        """Steps until a pure decode plan would change by itself: a row ends or needs a block."""
+        """Steps until a pure decode plan would change by itself: a row ends, or blocks are short."""
         if self.admitted or self.preempted or self.parked or not self.picks:
             return 1
         if any(seq.seq_id in self.picks for seq in self.prefilling):
@@ -356,4 +356,5 @@ class Composer:
         size = self.view.block_size
         rows = [pick.seq for pick in self.picks.values()]
         room = min([len(seq.blocks) * size - seq.num_computed for seq in rows])
+        room = max(room, self.num_available // len(rows) * size)
         return max(min(room, min([seq.num_remaining for seq in rows])), 1) if room > 1 else 1
