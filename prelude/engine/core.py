@@ -244,7 +244,7 @@ class EngineCore:
             self._cached_prompt_tokens += seq.num_cached_tokens if seq.leader is None else 0
         reason, stop_id = _stop(seq, sampled.token_id)
         if reason:
-            self.ledger.finish(seq, reason)
+            self._end(seq, reason)
         is_news = reason or is_first or seq.service_class != was
         timings = timings_of(seq, now_s) if is_news else None
         return token_event(seq, sampled, reason, stop_id, timings)
@@ -252,8 +252,12 @@ class EngineCore:
     def _finish(self, seq: Sequence, reason: FinishReason, keep: int | None = None) -> TokenEvent:
         if reason == "abort":
             self._wasted_tokens += seq.num_output
-        self.ledger.finish(seq, reason, keep)
+        self._end(seq, reason, keep)
         return last_event(seq, reason, self.ledger.now_s)
+
+    def _end(self, seq: Sequence, reason: FinishReason, keep: int | None = None) -> None:
+        self.ledger.finish(seq, reason, keep)
+        self.log.ended(seq, self.ledger.now_s)
 
     def _account(self, plan: Plan, output: StepOutput, begun_s: float) -> None:
         """A step lasts from its planning, or the end of the one before it if that came later, to
@@ -286,6 +290,7 @@ class EngineCore:
                 ],
                 admitted=list(plan.admit),
                 preempted=list(plan.preempt),
+                parked=list(plan.park),
                 num_waiting=self.ledger.num_waiting,
                 num_running=self.ledger.num_running,
                 num_blocks_available=self.ledger.num_available_blocks,
