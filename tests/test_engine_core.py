@@ -142,9 +142,9 @@ def test_choices_share_the_prompt_blocks(prefix: bool, depth: int) -> None:
 
 def test_choices_that_sample_have_seeds_of_their_own() -> None:
     core = make_core()
-    group = core.ledger.add(request([1, 2, 3], n=3, seed=11))
+    group = core.ledger.make(request([1, 2, 3], n=3, seed=11))
     assert len({seq.seed for seq in group}) == 3
-    again = core.ledger.add(request([1, 2, 3], n=3, seed=11))
+    again = core.ledger.make(request([1, 2, 3], n=3, seed=11))
     assert [seq.seed for seq in group] == [seq.seed for seq in again]
 
 

@@ -11,7 +11,7 @@ from openai import AsyncOpenAI, OpenAI
 from openai.types.chat import ChatCompletionMessageParam
 
 from prelude.batcher.sequence import Sequence
-from prelude.types.errors import OverloadedError
+from prelude.types.errors import Refusal, RefusedError
 from prelude.types.request import Request
 from tests.server_harness import ANSWER, Engine, Gate, Harness, says, serving
 from tests.text_samples import byte_level
@@ -130,14 +130,15 @@ async def test_errors_are_the_clients_own() -> None:
 
 async def test_overload_is_a_rate_limit_error(monkeypatch: pytest.MonkeyPatch) -> None:
     def full(request: Request) -> list[Sequence]:
-        raise OverloadedError(7)
+        raise RefusedError(Refusal("queue_full", 2.5, num_waiting=7))
 
     async with openai_clients(Engine()) as (server, client):
         assert server.core is not None
-        monkeypatch.setattr(server.core.ledger, "add", full)
+        monkeypatch.setattr(server.core.ledger, "make", full)
         with pytest.raises(openai.RateLimitError) as refused:
             await client.chat.completions.create(model="test-model", messages=HI)
-        assert refused.value.response.headers["retry-after"] == "1"
+        assert refused.value.response.headers["retry-after"] == "3"
+        assert refused.value.code == "rate_limit_exceeded"
 
 
 async def test_cancelling_a_stream_reaches_the_engine() -> None:

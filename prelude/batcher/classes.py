@@ -34,7 +34,7 @@ class Classifier:
 
     def arrived(self, seq: Sequence, uncached_ms: float) -> None:
         """The price of its prompt, as far as no other has computed it already."""
-        seq.prompt_ms = uncached_ms
+        seq.cost_ms = uncached_ms
         seq.quantum_end = self._rules.quantum
         seq.service_class = "doc" if uncached_ms > self._rules.doc_ms else self._decoding(seq)
         wish = seq.request.hints.service_class

@@ -14,10 +14,11 @@ from dataclasses import replace
 from itertools import islice
 from operator import attrgetter
 
+from prelude.batcher.fairness import Fairness
 from prelude.batcher.sequence import NO_SLOT, Sequence
 from prelude.batcher.view import PrefixHit, SequenceView
 from prelude.cache.pool import BlockPool
-from prelude.types.errors import OverloadedError, RequestError
+from prelude.types.errors import RequestError
 from prelude.types.plan import BlockGrant, Launch, Plan, Row, SlotAdmit
 from prelude.types.request import FinishReason, Request
 
@@ -28,6 +29,7 @@ class Ledger:
     """``max_len`` is the context limit in tokens and never more than the pool can hold.
 
     ``seed`` feeds the seeds of requests that bring none; None takes it from the system.
+    ``fairness`` keeps the accounts of clients.
     """
 
     def __init__(
@@ -36,10 +38,10 @@ class Ledger:
         *,
         max_seqs: int,
         max_len: int,
-        max_waiting: int,
         vocab_size: int,
         eos_ids: tuple[int, ...],
         seed: int | None = None,
+        fairness: Fairness | None = None,
     ) -> None:
         if max_len > pool.num_usable * pool.block_size:
             raise ValueError(
@@ -48,11 +50,11 @@ class Ledger:
             )
         self.pool = pool
         self.max_len = max_len
-        self.max_waiting = max_waiting
         self.vocab_size = vocab_size
         self.now_s = 0.0
         self.num_preemptions = 0
         self.num_parks = 0
+        self.fairness = fairness or Fairness()
         self._eos_ids = eos_ids
         self._random = random.Random(seed)
         self._next_id = 0
@@ -111,19 +113,22 @@ class Ledger:
         num_warm = sum(map(self.pool.is_cached, blocks))
         return PrefixHit(len(blocks) * self.block_size, len(blocks), num_warm)
 
+    @property
+    def is_contested(self) -> bool:
+        return self.fairness.is_contested
+
+    def is_ahead(self, seq: SequenceView) -> bool:
+        assert isinstance(seq, Sequence)
+        return self.fairness.is_ahead(seq.account)
+
     def reclaimable(self, seq: SequenceView) -> int:
         return self.pool.num_sole_references(seq.blocks)
 
     # Arrival and departure.
 
-    def add(self, request: Request) -> list[Sequence]:
-        """Queue a request as ``n`` sequences. Raises ``RequestError`` if it can never be served
-        and ``OverloadedError`` if the queue is full."""
+    def make(self, request: Request) -> list[Sequence]:
+        """The ``n`` sequences of a request. Raises ``RequestError`` if it can never be served."""
         self._validate(request)
-        if request.params.n > self.max_waiting:
-            raise RequestError(f"n: at most {self.max_waiting} choices may wait at once")
-        if len(self._waiting) + request.params.n > self.max_waiting:
-            raise OverloadedError(len(self._waiting))
         params = request.params
         room = self.max_len - len(request.prompt_ids)
         seed = params.seed if params.seed is not None else self._random.getrandbits(63)
@@ -139,11 +144,18 @@ class Ledger:
                 leader=group[0] if group else None,
             )
             seq.queued_s = self.now_s
+            seq.arrival_s = min(request.arrival_s or self.now_s, self.now_s)
             self._next_id += 1
             group.append(seq)
-        self._by_uid[request.uid] = group
-        self._waiting.extend(group)
         return group
+
+    def queue(self, group: list[Sequence]) -> None:
+        """All sequences of a request wait from now on."""
+        for seq in group:
+            seq.account = self.fairness.open(seq.request.hints.client)
+            self.fairness.queue(seq.account)
+        self._by_uid[group[0].request.uid] = group
+        self._waiting.extend(group)
 
     def group(self, uid: int) -> list[Sequence]:
         """The unfinished and finished choices of a request, while any of them is unfinished."""
@@ -163,9 +175,11 @@ class Ledger:
             self._publish(seq, len(seq.token_ids))
         if seq.slot == NO_SLOT:
             self._waiting.remove(seq)
+            self.fairness.unqueue(seq.account)
             self._let_go(seq)
         else:
             self._leave(seq)
+        self.fairness.close(seq.account)
         seq.finish_reason = reason
         if all(other.finish_reason for other in self._by_uid[seq.request.uid]):
             del self._by_uid[seq.request.uid]
@@ -252,7 +266,7 @@ class Ledger:
             return []
         hit = self._cached(seq)
         leader = seq.leader
-        if leader is not None and leader.slot != NO_SLOT:
+        if leader is not None and leader.blocks:
             full = min(leader.num_computed, seq.num_prompt - 1) // self.block_size
             if full > len(hit):
                 return leader.blocks[:full]
@@ -271,6 +285,7 @@ class Ledger:
         seq = self._parked.pop(seq_id, None) or next(s for s in self._waiting if s.seq_id == seq_id)
         blocks = seq.blocks or self._shareable(seq)
         self._waiting.remove(seq)
+        self.fairness.unqueue(seq.account)
         seq.slot = self._slots.pop()
         if not seq.blocks:
             self.pool.acquire(blocks)
@@ -331,6 +346,7 @@ class Ledger:
             self._leave(seq)
             self._queue(seq)
         seq.num_computed = seq.num_settled = 0
+        seq.cost_ms = seq.token_ms * seq.num_pending
         seq.num_preemptions += 1
         self.num_preemptions += 1
         if not seq.num_output:
@@ -345,6 +361,8 @@ class Ledger:
 
     def _queue(self, seq: Sequence) -> None:
         seq.queued_s = self.now_s
+        seq.cost_ms = seq.token_ms * seq.num_pending
+        self.fairness.queue(seq.account)
         insort(self._waiting, seq, key=attrgetter("seq_id"))
 
     def _leave(self, seq: Sequence) -> None:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from prelude.batcher.fairness import Account
 from prelude.cache.pool import Digest, extend_digest, root_digest
 from prelude.types.request import (
     FinishReason,
@@ -26,9 +27,12 @@ class Sequence:
     the leader has computed them. A sequence is resident while it has a slot; one that has blocks
     and no slot is parked.
 
-    ``service_class`` is kept by ``prelude.batcher.classes``; ``prompt_ms`` is the price of its
-    prompt alone, ``quantum_end`` the output tokens at which its probation ends, ``queued_s`` when
-    it began to wait, the last time.
+    ``service_class`` is kept by ``prelude.batcher.classes``; ``waited_as`` is what it was before
+    the first output token, once that is here; ``quantum_end`` is the output tokens
+    at which its probation ends, ``queued_s`` when it began to wait, the last time, ``cost_ms`` the
+    price of what had to be computed then before its next token, ``token_ms`` that of one token;
+    ``account`` is its client's; ``wait_ms`` and ``own_ms`` are what was foretold of its wait for
+    others, and of its own time to the first token, when it came.
     """
 
     seq_id: int
@@ -62,9 +66,14 @@ class Sequence:
     service_class: ServiceClass = "fast"
     waited_as: ServiceClass | None = None
     prediction: Prediction | None = None
-    prompt_ms: float = 0.0
+    token_ms: float = 0.0
+    cost_ms: float = 0.0
     quantum_end: int = 0
     queued_s: float = 0.0
+    arrival_s: float = 0.0
+    wait_ms: float = 0.0
+    own_ms: float = 0.0
+    account: Account = field(default_factory=Account)
 
     def __post_init__(self) -> None:
         self.params = self.request.params

@@ -8,28 +8,38 @@ prefix index) is found one step late, and what the late step did for an ended se
 
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from math import inf
 
+from prelude.batcher.admission import Admission, lane_of
+from prelude.batcher.backlog import Backlog
 from prelude.batcher.classes import Classifier, prompt_ms
+from prelude.batcher.fairness import Fairness
 from prelude.batcher.ledger import Ledger
 from prelude.batcher.rules import rules_of
 from prelude.batcher.sequence import Sequence
 from prelude.batcher.view import Policy, PolicyState, ScheduleConfig
 from prelude.cache.pool import BlockPool
 from prelude.conf.schema import BatcherConfig, CacheConfig
-from prelude.engine.events import last_event, refusals, timings_of, token_event
+from prelude.engine.events import (
+    collect_prompt_logprobs,
+    last_event,
+    refusals,
+    timings_of,
+    token_event,
+)
 from prelude.engine.gauges import count_classes
 from prelude.engine.pace import Pace
 from prelude.engine.policies import POLICIES
 from prelude.engine.profile import Profile
-from prelude.engine.steplog import LaunchRecord, StepLog, StepRecord
+from prelude.engine.steplog import StepLog, StepRecord
 from prelude.graphs.buckets import Buckets
 from prelude.runner.protocol import Runner
-from prelude.types.errors import RequestError
-from prelude.types.plan import Plan, PromptLogprobs, Sampled, StepOutput
+from prelude.types.errors import Refusal, RequestError
+from prelude.types.plan import Plan, Sampled, StepOutput
 from prelude.types.prices import PriceTable, Sums
-from prelude.types.request import FinishReason, Request, TokenEvent, TokenLogprobs
+from prelude.types.request import FinishReason, Request, TokenEvent
 from prelude.types.wire import ClassStats, EngineStats
 
 Clock = Callable[[], float]
@@ -76,21 +86,29 @@ class EngineCore:
     ) -> None:
         self.runner = runner
         self.log = log or StepLog()
+        self.step_ms, self.idle_step_ms = budgets(batcher, runner.prices)
+        rules = rules_of(batcher, runner.prices, self.step_ms)
         self.ledger = Ledger(
             BlockPool(runner.num_blocks, runner.block_size, prefix=cache.prefix),
             max_seqs=max_seqs,
             max_len=runner.max_len,
-            max_waiting=batcher.max_waiting,
             vocab_size=runner.vocab_size,
             eos_ids=eos_ids,
             seed=seed,
+            fairness=Fairness(rules.fair_ms if rules.use.fairness else inf),
         )
         buckets = buckets or Buckets()
         self._policy: Policy = policy or POLICIES[batcher.policy]
         self._policy_state = PolicyState()
-        self.step_ms, self.idle_step_ms = budgets(batcher, runner.prices)
-        rules = rules_of(batcher, runner.prices, self.step_ms)
         self._classifier = Classifier(rules, answer_id)
+        backlog = Backlog(
+            self.ledger,
+            lane_of(batcher.policy),
+            max_seqs=max_seqs,
+            step_ms=self.step_ms,
+            stay_ms=rules.quantum * runner.prices.step_ms(Sums().plus(0, 1, "greedy")),
+        )
+        self._admission = Admission(self.ledger, backlog, rules, batcher.max_waiting)
         self._schedule = ScheduleConfig(
             max_step_tokens=batcher.max_step_tokens,
             step_ms=self.step_ms,
@@ -131,28 +149,34 @@ class EngineCore:
 
     def can_queue(self, count: int) -> bool:
         """True unless ``count`` more sequences would find the queue full now."""
-        return self.ledger.num_waiting + count <= self.ledger.max_waiting or not self.has_work
+        return self._admission.has_room(count) or not self.has_work
 
     def add(self, request: Request) -> list[TokenEvent]:
-        """Queue a request. One that can never be served, or finds the queue full, ends here: its
-        error events are returned."""
+        """Queue a request. One that can never be served, or is not let in, ends here: its error
+        events are returned."""
         self.ledger.now_s = self._clock()
+        prices = self.profile.prices.table
         try:
-            group = self.ledger.add(request)
+            self._admission.arrive(request, prices)
+            group = self.ledger.make(request)
+            self._classify(group)
+            self._admission.admit(group, prices)
         except RequestError as error:
             return refusals(request, error)
-        self._classify(group)
+        self.ledger.queue(group)
         self._prompt_tokens += len(request.prompt_ids)
         return []
 
     def _classify(self, group: list[Sequence]) -> None:
         """Its choices share a prompt; only the first of them has to compute it."""
         prices, chunk = self.profile.prices.table, self._schedule.max_step_tokens
-        first, *others = group
-        cached = self.ledger.match(first).num_tokens
-        self._classifier.arrived(first, prompt_ms(prices, cached, first.num_prompt, chunk))
-        for seq in others:
-            self._classifier.arrived(seq, prompt_ms(prices, 0, 1, chunk))
+        first = group[0]
+        cached, end = self.ledger.match(first).num_tokens, first.num_prompt
+        token_ms = prompt_ms(prices, 0, end, chunk) / end
+        first_ms = prompt_ms(prices, cached, end, chunk)
+        for seq in group:
+            seq.token_ms = token_ms
+            self._classifier.arrived(seq, first_ms if seq is first else token_ms)
 
     def abort(self, uid: int) -> list[TokenEvent]:
         """End a request's unfinished choices; their slots and blocks are free on return, or as
@@ -173,17 +197,24 @@ class EngineCore:
         return [self._finish(seq, "abort") for seq in self.ledger.all_unfinished()]
 
     def step(self) -> list[TokenEvent]:
-        """One turn: plan a step and submit it, then commit the oldest under way, unless the runner
-        has room for one more. Returns at most one event per sequence."""
+        """One turn: end what is past its deadline, plan a step and submit it, then commit the
+        oldest under way, unless the runner has room for one more. Returns at most one event per
+        sequence."""
+        events = self._expire()
         submitted = self._submit()
         if not self._flights or (submitted and self._has_room):
-            return []
-        return self._commit(self._flights.popleft())
+            return events
+        return events + self._commit(self._flights.popleft())
 
     @property
     def _has_room(self) -> bool:
         """True if one more step may be under way."""
         return len(self._flights) < (self.runner.depth if self._overlap else 1)
+
+    def _expire(self) -> list[TokenEvent]:
+        self.ledger.now_s = self._clock()
+        due = self._admission.expired(self.profile.prices.table)
+        return [self._finish(seq, "error", refusal=refusal) for seq, refusal in due]
 
     def _submit(self) -> bool:
         """Plan a step and start it, if anything can be done now. A plan that evicts waits until
@@ -218,9 +249,10 @@ class EngineCore:
             self._pace.started(self._collected_s, self._flights[0].plan.price_ms)
         rows = (row for launch in plan.launches for row in launch.rows)
         seqs = {row.seq_id: self.ledger.settle(row) for row in rows}
+        self._charge(plan, output, seqs)
         for part in output.prompt_logprobs:
             if (seq := seqs[part.seq_id]) is not None:
-                _collect_prompt_logprobs(seq, part)
+                collect_prompt_logprobs(seq, part)
         events = []
         for token in output.sampled:
             if (seq := seqs[token.seq_id]) is not None:
@@ -230,6 +262,13 @@ class EngineCore:
         self.ledger.end_step()
         self._account(plan, output, begun_s)
         return events
+
+    def _charge(self, plan: Plan, output: StepOutput, seqs: Mapping[int, Sequence | None]) -> None:
+        fairness, prices = self.ledger.fairness, self.profile.prices.table
+        if fairness.is_contested:
+            for launch, actual_ms in zip(plan.launches, output.actual_ms, strict=True):
+                owners = [seqs[row.seq_id] for row in launch.rows]
+                fairness.charge(launch, owners, actual_ms, prices)
 
     def _append(self, seq: Sequence, sampled: Sampled) -> TokenEvent:
         seq.token_ids.append(sampled.token_id)
@@ -241,6 +280,7 @@ class EngineCore:
         if is_first:
             seq.first_token_s = now_s
             seq.waited_as = was
+            self._admission.answered(seq)
             self._cached_prompt_tokens += seq.num_cached_tokens if seq.leader is None else 0
         reason, stop_id = _stop(seq, sampled.token_id)
         if reason:
@@ -249,14 +289,21 @@ class EngineCore:
         timings = timings_of(seq, now_s) if is_news else None
         return token_event(seq, sampled, reason, stop_id, timings)
 
-    def _finish(self, seq: Sequence, reason: FinishReason, keep: int | None = None) -> TokenEvent:
-        if reason == "abort":
+    def _finish(
+        self,
+        seq: Sequence,
+        reason: FinishReason,
+        keep: int | None = None,
+        refusal: Refusal | None = None,
+    ) -> TokenEvent:
+        if reason != "stop":
             self._wasted_tokens += seq.num_output
         self._end(seq, reason, keep)
-        return last_event(seq, reason, self.ledger.now_s)
+        return last_event(seq, reason, self.ledger.now_s, refusal)
 
     def _end(self, seq: Sequence, reason: FinishReason, keep: int | None = None) -> None:
         self.ledger.finish(seq, reason, keep)
+        self._admission.ended(seq)
         self.log.ended(seq, self.ledger.now_s)
 
     def _account(self, plan: Plan, output: StepOutput, begun_s: float) -> None:
@@ -274,27 +321,7 @@ class EngineCore:
         self._last = (step_ms, plan.price_ms, overhead_ms)
         self._budget_ms = plan.budget_ms
         self.log.append(
-            StepRecord(
-                step=self._steps,
-                start_s=begun_s,
-                budget_ms=plan.budget_ms,
-                overhead_ms=overhead_ms,
-                launches=[
-                    LaunchRecord(
-                        str(launch.key),
-                        launch.price_ms,
-                        actual_ms,
-                        [(row.seq_id, row.start, row.num_tokens) for row in launch.rows],
-                    )
-                    for launch, actual_ms in zip(plan.launches, output.actual_ms, strict=True)
-                ],
-                admitted=list(plan.admit),
-                preempted=list(plan.preempt),
-                parked=list(plan.park),
-                num_waiting=self.ledger.num_waiting,
-                num_running=self.ledger.num_running,
-                num_blocks_available=self.ledger.num_available_blocks,
-            )
+            StepRecord.of(self._steps, begun_s, overhead_ms, plan, output.actual_ms, self.ledger)
         )
 
     def _save_profile(self) -> None:
@@ -327,6 +354,7 @@ class EngineCore:
             budget_ms=self._budget_ms,
             num_parks=self.ledger.num_parks,
             classes=self._class_stats(),
+            refused=self._admission.refused,
         )
 
     def _class_stats(self) -> tuple[ClassStats, ...]:
@@ -357,12 +385,3 @@ def _stop(seq: Sequence, token_id: int) -> tuple[FinishReason | None, int | None
     if token_id in seq.stop_ids and num_output >= seq.params.min_tokens:
         return "stop", token_id
     return ("length", None) if num_output >= seq.max_tokens else (None, None)
-
-
-def _collect_prompt_logprobs(seq: Sequence, part: PromptLogprobs) -> None:
-    """Rows come in order, from the second prompt token on."""
-    assert part.first == len(seq.prompt_logprobs) + 1
-    for token_id, logprob, ids, values in zip(
-        part.token_ids, part.logprobs, part.top_ids, part.top_logprobs, strict=True
-    ):
-        seq.prompt_logprobs.append(TokenLogprobs(token_id, logprob, list(ids), list(values)))

@@ -1,14 +1,16 @@
 """What a client is told about a sequence: events made from its record, and nothing changed."""
 
 from prelude.batcher.sequence import Sequence
-from prelude.types.plan import Sampled
+from prelude.types.errors import Refusal, RefusedError, RequestError
+from prelude.types.plan import PromptLogprobs, Sampled
 from prelude.types.request import FinishReason, Request, RequestTimings, TokenEvent, TokenLogprobs
 
 
-def refusals(request: Request, error: Exception) -> list[TokenEvent]:
+def refusals(request: Request, error: RequestError) -> list[TokenEvent]:
     """One last event for every choice of a request that is not served."""
+    refusal = error.refusal if isinstance(error, RefusedError) else None
     return [
-        TokenEvent(request.uid, index, [], "error", error=str(error))
+        TokenEvent(request.uid, index, [], "error", error=str(error), refusal=refusal)
         for index in range(request.params.n)
     ]
 
@@ -34,7 +36,9 @@ def token_event(
     )
 
 
-def last_event(seq: Sequence, reason: FinishReason, now_s: float) -> TokenEvent:
+def last_event(
+    seq: Sequence, reason: FinishReason, now_s: float, refusal: Refusal | None = None
+) -> TokenEvent:
     """The end of a sequence that ends without another token."""
     return TokenEvent(
         seq.request.uid,
@@ -43,6 +47,8 @@ def last_event(seq: Sequence, reason: FinishReason, now_s: float) -> TokenEvent:
         reason,
         num_cached_tokens=seq.num_cached_tokens,
         timings=timings_of(seq, now_s),
+        error=None if refusal is None else str(refusal),
+        refusal=refusal,
     )
 
 
@@ -60,6 +66,15 @@ def timings_of(seq: Sequence, now_s: float) -> RequestTimings:
         seq.prediction.q50 if seq.prediction else 0.0,
         seq.waited_as or seq.service_class,
     )
+
+
+def collect_prompt_logprobs(seq: Sequence, part: PromptLogprobs) -> None:
+    """Rows come in order, from the second prompt token on."""
+    assert part.first == len(seq.prompt_logprobs) + 1
+    for token_id, logprob, ids, values in zip(
+        part.token_ids, part.logprobs, part.top_ids, part.top_logprobs, strict=True
+    ):
+        seq.prompt_logprobs.append(TokenLogprobs(token_id, logprob, list(ids), list(values)))
 
 
 def _logprobs(count: int, sampled: Sampled) -> TokenLogprobs:

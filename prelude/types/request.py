@@ -8,6 +8,7 @@ from typing import Literal
 
 import msgspec
 
+from prelude.types.errors import Refusal
 from prelude.types.service import Hints, ServiceClass
 
 SampleMode = Literal["greedy", "filtered", "full"]
@@ -152,7 +153,8 @@ class TokenEvent(msgspec.Struct, frozen=True, array_like=True):
     """What one step produced for one sequence (choice ``index`` of request ``uid``).
 
     A sequence ends with exactly one event that has a ``finish_reason``; ``error`` then says why
-    when the reason is "error". ``stop_reason`` is the stop token id, where one stopped it.
+    when the reason is "error", and ``refusal`` where another time would have been better.
+    ``stop_reason`` is the stop token id, where one stopped it.
     """
 
     uid: int
@@ -165,3 +167,4 @@ class TokenEvent(msgspec.Struct, frozen=True, array_like=True):
     num_cached_tokens: int = 0
     timings: RequestTimings | None = None
     error: str | None = None
+    refusal: Refusal | None = None

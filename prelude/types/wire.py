@@ -45,7 +45,8 @@ class ClassStats(msgspec.Struct, frozen=True, array_like=True):
 
 class EngineStats(msgspec.Struct, frozen=True, array_like=True):
     """Gauges and counters at the end of a step. Counters only grow. ``classes`` are in the order
-    of ``SERVICE_CLASSES``."""
+    of ``SERVICE_CLASSES``; ``refused`` counts requests that were not served, and sequences that
+    expired, in the order of ``REFUSAL_CODES``."""
 
     num_waiting: int = 0
     num_running: int = 0
@@ -69,6 +70,7 @@ class EngineStats(msgspec.Struct, frozen=True, array_like=True):
     budget_ms: float = 0.0
     num_parks: int = 0
     classes: tuple[ClassStats, ...] = ()
+    refused: tuple[int, ...] = ()
 
 
 class StepEvents(msgspec.Struct, frozen=True, tag="step"):

@@ -1,0 +1,158 @@
+"""Who is let in: a queue of bounded length, and only such promises as can be kept.
+
+A request that would miss its deadline is refused when it comes, with the time after which it is
+worth trying again; one that misses it all the same is ended, before it runs if it has not begun.
+How long a newcomer waits is foretold from the work ahead of it, and corrected by how long those
+before it did wait, class by class. ``batch`` has no hurry: it is refused for the queue's
+length alone.
+"""
+
+from collections.abc import Sequence as Seq
+from math import exp, log
+
+import msgspec
+
+from prelude.batcher.backlog import Backlog, Lane
+from prelude.batcher.deadlines import Deadlines
+from prelude.batcher.ledger import Ledger
+from prelude.batcher.rules import Rules
+from prelude.batcher.sequence import Sequence
+from prelude.conf.schema import Policy
+from prelude.types.errors import (
+    REFUSAL_CODES,
+    Refusal,
+    RefusalCode,
+    RefusedError,
+    RequestError,
+)
+from prelude.types.prices import PriceTable
+from prelude.types.request import Request
+from prelude.types.service import SERVICE_CLASSES, ServiceClass
+
+_CLASS_LANES: dict[ServiceClass, int] = {"fast": 0, "doc": 1, "deep": 1, "batch": 2}
+_LEARNING = 0.1
+_MOST = log(8.0)
+_SOME_MS = 1.0
+
+
+def lane_of(policy: Policy) -> Lane:
+    """Who comes before whom under a policy, by and large."""
+    if policy == Policy.class_aware:
+        return lambda seq: _CLASS_LANES[seq.service_class]
+    if policy == Policy.priority:
+        return lambda seq: seq.request.hints.priority
+    return lambda seq: 0
+
+
+class Admission:
+    """Of one ledger. ``refused`` counts refused and expired sequences' requests, in the order of
+    ``REFUSAL_CODES``; prices are passed in because they change."""
+
+    def __init__(self, ledger: Ledger, backlog: Backlog, rules: Rules, max_waiting: int) -> None:
+        self.refused: tuple[int, ...] = (0,) * len(REFUSAL_CODES)
+        self.max_waiting = max_waiting
+        self._ledger = ledger
+        self._backlog = backlog
+        self._rules = rules
+        self._deadlines = Deadlines()
+        self._bias: dict[ServiceClass, float] = dict.fromkeys(SERVICE_CLASSES, 0.0)  # logarithms
+
+    def has_room(self, count: int) -> bool:
+        """True unless ``count`` more sequences would find the queue full now."""
+        return self._ledger.num_waiting + count <= self.max_waiting
+
+    def arrive(self, request: Request, prices: PriceTable) -> None:
+        """Before anything else is done for it. Raises ``RequestError`` if it has more choices than
+        may ever wait, ``RefusedError`` if the queue is full."""
+        if request.params.n > self.max_waiting:
+            raise RequestError(f"n: at most {self.max_waiting} choices may wait at once")
+        if not self.has_room(request.params.n):
+            wait_ms = self._backlog.wait_ms(None, prices)
+            self._refuse("queue_full", wait_ms, num_waiting=self._ledger.num_waiting)
+
+    def admit(self, group: Seq[Sequence], prices: PriceTable) -> None:
+        """Its sequences, which have a class now and do not wait yet. Raises ``RefusedError`` if
+        they are too many of their class, or would be too late."""
+        first = group[0]
+        name, hints = first.service_class, first.request.hints
+        first.wait_ms = self._backlog.wait_ms(first, prices)
+        first.own_ms = self._backlog.own_ms(first, prices)
+        wait_ms = first.wait_ms * exp(self._bias[name])
+        limit = self._rules.classes[name].max_waiting
+        if limit is not None:
+            num = [seq.service_class for seq in self._ledger.waiting].count(name)
+            if num + len(group) > limit:
+                self._refuse("class_full", wait_ms, name, num_waiting=num)
+        if name != "batch":
+            ttft_ms = self._passed_ms(first) + wait_ms + first.own_ms
+            total_ms = ttft_ms + self._answer_ms(first)
+            self._check("ttft_infeasible", wait_ms, name, ttft_ms, hints.ttft_deadline_ms)
+            self._check("deadline_infeasible", wait_ms, name, total_ms, hints.deadline_ms)
+        for seq in group:
+            self._backlog.added(seq)
+            self._deadlines.watch(seq)
+
+    def answered(self, seq: Sequence) -> None:
+        """Its first token is here: has it waited as long as was foretold?"""
+        if seq.wait_ms and seq.first_token_s is not None:
+            name = seq.waited_as or seq.service_class
+            waited_ms = max((seq.first_token_s - seq.arrival_s) * 1e3 - seq.own_ms, 0.0)
+            error = log((waited_ms + _SOME_MS) / (seq.wait_ms + _SOME_MS)) - self._bias[name]
+            weight = _LEARNING * seq.wait_ms / (seq.wait_ms + seq.own_ms + _SOME_MS)
+            self._bias[name] = max(min(self._bias[name] + weight * error, _MOST), -_MOST)
+
+    def ended(self, seq: Sequence) -> None:
+        """How long sequences stay is learned from those that come to an end of their own."""
+        if seq.finish_reason in ("stop", "length"):
+            self._backlog.left(seq, self._ledger.now_s)
+
+    def expired(self, prices: PriceTable) -> list[tuple[Sequence, Refusal]]:
+        """Those to be ended now, for a deadline has passed."""
+        found = []
+        for seq, refusal in self._deadlines.expired(self._ledger.now_s):
+            self._count(refusal.code)
+            wait_ms = self._backlog.wait_ms(seq, prices) * exp(self._bias[seq.service_class])
+            found.append((seq, msgspec.structs.replace(refusal, retry_after_s=wait_ms / 1e3)))
+        return found
+
+    def _passed_ms(self, seq: Sequence) -> float:
+        return (self._ledger.now_s - seq.arrival_s) * 1e3
+
+    def _answer_ms(self, seq: Sequence) -> float:
+        """From its first token to its last, at the pace of now; as short as it may well be."""
+        params, use = seq.params, self._rules.use
+        num_tokens = float(max(params.min_tokens, 1))
+        if use.contract and params.ignore_eos:
+            num_tokens = seq.max_tokens
+        elif use.prediction and seq.prediction is not None:
+            num_tokens = max(min(seq.prediction.q50, seq.max_tokens), num_tokens)
+        return (num_tokens - 1.0) * self._backlog.decode_ms
+
+    def _check(
+        self,
+        code: RefusalCode,
+        wait_ms: float,
+        name: ServiceClass,
+        estimate_ms: float,
+        limit_ms: float | None,
+    ) -> None:
+        if limit_ms is not None and estimate_ms > limit_ms:
+            self._refuse(code, wait_ms, name, estimate_ms=estimate_ms, limit_ms=limit_ms)
+
+    def _refuse(
+        self,
+        code: RefusalCode,
+        wait_ms: float,
+        name: ServiceClass | None = None,
+        *,
+        num_waiting: int = 0,
+        estimate_ms: float = 0.0,
+        limit_ms: float = 0.0,
+    ) -> None:
+        self._count(code)
+        raise RefusedError(Refusal(code, wait_ms / 1e3, name, num_waiting, estimate_ms, limit_ms))
+
+    def _count(self, code: RefusalCode) -> None:
+        self.refused = tuple(
+            num + (code == other) for num, other in zip(self.refused, REFUSAL_CODES, strict=True)
+        )
