@@ -53,7 +53,7 @@ def main() -> None:
     full = read_spec(shape_of(args.shape))
     spec = replace(full, num_layers=NUM_LAYERS, windows=full.windows[:NUM_LAYERS])
     decoder = random_decoder(spec, torch.float32, torch.device("cpu"), seed=0)
-    decoder.layer_fn = LayerPrograms(
+    decoder.layers_fn = LayerPrograms(
         GraphsConfig(background=False),
         spec,
         dtype=torch.float32,

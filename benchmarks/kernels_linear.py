@@ -25,7 +25,7 @@ from torch import Tensor
 from torch._inductor import config
 
 from prelude.kernels.int8 import dequantize
-from prelude.kernels.linear import CpuLinear
+from prelude.kernels.linear import linear, select_linear
 from prelude.models.linear import empty_matrix, store
 
 SET_BYTES = 120_000_000  # of float32; the last cache of the machine has 32 MiB
@@ -97,9 +97,7 @@ def weight_set(outputs: int, inputs: int) -> tuple[list[torch.nn.Parameter], lis
     return floats, bytes_
 
 
-def measure(
-    name: str, kernel: CpuLinear, rows: int, threads: int, rounds: int, with_inductor: bool
-) -> Result:
+def measure(name: str, rows: int, threads: int, rounds: int, with_inductor: bool) -> Result:
     torch.set_num_threads(threads)
     outputs, inputs = SHAPES[name]
     weights, rounded = weight_set(outputs, inputs)
@@ -107,12 +105,12 @@ def measure(
     library = Library(weights)
     contenders: dict[str, Run] = {
         "library": library,
-        "ours": lambda x: [kernel(x, w, None) for w in weights],
-        "int8": lambda x: [kernel(x, w, None) for w in rounded],
+        "ours": lambda x: [linear(x, w) for w in weights],
+        "int8": lambda x: [linear(x, w) for w in rounded],
         "read": lambda x: [w.sum() for w in weights],
     }
-    check(kernel(x, weights[0], None), F.linear(x, weights[0]))
-    check(kernel(x, rounded[0], None), F.linear(x, dequantize(rounded[0])))
+    check(linear(x, weights[0]), F.linear(x, weights[0]))
+    check(linear(x, rounded[0]), F.linear(x, dequantize(rounded[0])))
     if with_inductor:
         contenders["inductor"] = inductor(library, x)
     best = dict.fromkeys(contenders, float("inf"))
@@ -173,12 +171,12 @@ def main() -> None:
     peaks = {threads: peak_gflops(threads) for threads in args.threads}
     results: list[Result] = []
     with tempfile.TemporaryDirectory() as folder, torch.no_grad():
-        kernel = CpuLinear(Path(folder))
+        select_linear("cpu", Path(folder))
         for name in args.shapes:
             for rows in args.rows:
                 for threads in args.threads:
                     compiled = not args.no_inductor
-                    results.append(measure(name, kernel, rows, threads, args.rounds, compiled))
+                    results.append(measure(name, rows, threads, args.rounds, compiled))
                     print(render(results[-1:]).splitlines()[-1], flush=True)
     record = {
         "benchmark": "kernels_linear",

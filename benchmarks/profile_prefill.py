@@ -101,7 +101,7 @@ def profile_prelude(shape: str, tokens: int, threads: int) -> Profile:
     select_linear("cpu")
     spec, block = read_spec(shape_of(shape)), 16
     decoder = random_decoder(spec, torch.float32, torch.device("cpu"), seed=0)
-    decoder.layer_fn = LayerPrograms(
+    decoder.layers_fn = LayerPrograms(
         GraphsConfig(background=False),
         spec,
         dtype=torch.float32,

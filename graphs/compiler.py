@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from prelude.graphs.layer_program import compile_layer
+from prelude.graphs.layer_program import compile_driver, compile_layer
 from prelude.models.spec import ModelSpec
 
 logger = logging.getLogger(__name__)
@@ -33,7 +33,8 @@ def has_cpp_compiler() -> bool:
 
 @dataclass(frozen=True, slots=True)
 class LayerJob:
-    """What to compile (see ``compile_layer``) and the package it becomes."""
+    """What to compile (see ``compile_layer``), the package it becomes, and where the library that
+    will run it belongs."""
 
     spec: ModelSpec
     window: int
@@ -42,6 +43,7 @@ class LayerJob:
     block_size: int
     threads: int
     path: Path
+    kernels: Path
 
 
 class Compilation:
@@ -97,6 +99,7 @@ def child_main() -> None:
     torch.set_num_threads(job.threads)  # Inductor bakes the number into its loops
     unfinished = job.path.with_suffix(f".{os.getpid()}.pt2")
     try:
+        compile_driver(job.kernels)
         compile_layer(job.spec, job.window, job.dtype, job.weights, job.block_size, unfinished)
         os.replace(unfinished, job.path)
     finally:

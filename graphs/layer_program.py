@@ -6,7 +6,7 @@ in between two steps of a serving engine (torch.compile would trace for seconds)
 """
 
 import platform
-from collections.abc import Callable
+from collections.abc import Iterable, Sequence
 from hashlib import blake2b
 from importlib.resources import files
 from pathlib import Path
@@ -14,9 +14,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._C._aoti import AOTIModelPackageLoader
 from torch.export import Dim
 
+from prelude.kernels.build import compile_library, load_library
 from prelude.models.decoder import DecoderLayer
 from prelude.models.spec import ModelSpec
 
@@ -77,23 +77,55 @@ def compile_layer(
         torch._inductor.aoti_compile_and_package(exported, package_path=str(path))
 
 
-class LayerProgram:
-    """A package, loaded. Call it like ``prelude.models.decoder.run_layer``.
+def compile_driver(cache_dir: Path) -> Path:
+    """The library that runs programs, for this machine; seconds of one core unless ``cache_dir``
+    has it. Raises ``CompileError``."""
+    return compile_library(Path(__file__).parent / "layers.cpp", cache_dir)
 
-    Raises ``RuntimeError`` if ``path`` is no package of this torch. ``aoti_load_package`` is not
-    used because it imports the whole compiler, for seconds, to call this same loader.
+
+class LayerProgram:
+    """A package, loaded. ``cache_dir`` is where ``compile_driver`` has put its library, or will.
+
+    Raises ``RuntimeError`` if ``path`` is no package of this torch, ``CompileError`` where there is
+    no library and no compiler.
     """
 
-    def __init__(self, path: Path) -> None:
-        loader = AOTIModelPackageLoader(str(path), "model", False, 1, -1)
-        self._run: Callable[[list[Tensor]], list[Tensor]] = loader.run
-        self._weights: dict[DecoderLayer, list[Tensor]] = {}
+    def __init__(self, path: Path, cache_dir: Path) -> None:
+        self.handle = _driver(cache_dir).Program(str(path))
 
-    def __call__(self, layer: DecoderLayer, *args: Tensor) -> Tensor:
-        weights = self._weights.get(layer)
-        if weights is None:
-            weights = self._weights[layer] = list(layer.parameters())
-        return self._run([*args, *weights])[0]
+
+class CompiledLayers:
+    """The layers of a decoder, each with its program; called like ``models.decoder.run_layers``.
+    Python is out of the way, and its lock free, from the first layer to the last."""
+
+    def __init__(
+        self, layers: Iterable[torch.nn.Module], programs: Sequence[LayerProgram], cache_dir: Path
+    ) -> None:
+        handles = [program.handle for program in programs]
+        weights = [list(layer.parameters()) for layer in layers]
+        self._run = _driver(cache_dir).Layers(handles, weights).run
+
+    def __call__(
+        self, x: Tensor, cos: Tensor, sin: Tensor, kv: Sequence[Tensor], *step: Tensor
+    ) -> Tensor:
+        """Runs as many layers as ``kv`` has tensors."""
+        output: Tensor = self._run(x, cos, sin, kv, step)
+        return output
+
+
+class _Driver:
+    """The library, loaded once: its classes are registered with torch for the whole process."""
+
+    classes: Any = None
+
+    def __call__(self, cache_dir: Path) -> Any:
+        if self.classes is None:
+            load_library(compile_driver(cache_dir))
+            self.classes = torch.classes.prelude
+        return self.classes
+
+
+_driver = _Driver()
 
 
 class _Region(torch.nn.Module):

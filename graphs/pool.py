@@ -5,6 +5,7 @@ there is little to choose and nothing to pad; the bucket key of a launch is its 
 """
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -12,9 +13,9 @@ from torch import Tensor
 
 from prelude.conf.schema import Capture, GraphsConfig
 from prelude.graphs.compiler import Compilation, LayerJob, has_cpp_compiler
-from prelude.graphs.layer_program import LayerProgram, program_digest
+from prelude.graphs.layer_program import CompiledLayers, LayerProgram, program_digest
 from prelude.kernels.build import default_cache_dir
-from prelude.models.decoder import DecoderLayer, run_layer
+from prelude.models.decoder import DecoderLayer, run_layers
 from prelude.models.spec import ModelSpec
 from prelude.types.plan import ProgramCount
 
@@ -41,7 +42,8 @@ def cache_dir(config: GraphsConfig) -> Path:
 
 
 class LayerPrograms:
-    """A ``LayerFn``. ``upkeep`` between steps swaps in what has been compiled meanwhile."""
+    """A ``LayersFn``. ``upkeep`` between steps swaps in what has been compiled meanwhile: all
+    kinds of layers at once."""
 
     def __init__(
         self,
@@ -57,6 +59,9 @@ class LayerPrograms:
         self._ready: dict[int, LayerProgram] = {}
         self._jobs: dict[int, Compilation] = {}
         self._total = 0
+        self._layers: torch.nn.ModuleList | None = None
+        self._compiled: CompiledLayers | None = None
+        self._kernels = cache_dir(config) / "kernels"
         if choose_capture(config) == Capture.eager:
             return
         folder = cache_dir(config) / "programs"
@@ -66,16 +71,31 @@ class LayerPrograms:
             path = folder / f"layer-{digest}.pt2"
             if not self._load(window, path):
                 logger.info("compiling %s in the background", path.name)
-                job = LayerJob(spec, window, dtype, weights, block_size, threads, path)
+                job = LayerJob(
+                    *(spec, window, dtype, weights, block_size, threads, path, self._kernels)
+                )
                 self._jobs[window] = Compilation(job)
         if not config.background:
             for compilation in self._jobs.values():
                 compilation.wait()
         self.upkeep()
 
-    def __call__(self, layer: DecoderLayer, *args: Tensor) -> Tensor:
-        program = self._ready.get(layer.window)
-        return program(layer, *args) if program else run_layer(layer, *args)
+    def __call__(
+        self,
+        layers: torch.nn.ModuleList,
+        x: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        kv: Sequence[Tensor],
+        *step: Tensor,
+    ) -> Tensor:
+        if not self._total or len(self._ready) < self._total:
+            return run_layers(layers, x, cos, sin, kv, *step)
+        if self._compiled is None or self._layers is not layers:
+            programs = [self._program(layer) for layer in layers]
+            self._compiled = CompiledLayers(layers, programs, self._kernels)
+            self._layers = layers
+        return self._compiled(x, cos, sin, kv, *step)
 
     @property
     def count(self) -> ProgramCount:
@@ -84,7 +104,8 @@ class LayerPrograms:
     def upkeep(self) -> bool:
         """Load finished packages: milliseconds. A failed compilation leaves eager code in place.
         True if other code runs from now on."""
-        num_ready = len(self._ready)
+        if not self._jobs:
+            return False
         for window, compilation in list(self._jobs.items()):
             if not compilation.is_done:
                 continue
@@ -99,18 +120,22 @@ class LayerPrograms:
                 )
             else:
                 logger.info("compiled program %s is in use", path.name)
-        return len(self._ready) > num_ready
+        return not self._jobs and len(self._ready) == self._total
 
     def close(self) -> None:
         for compilation in self._jobs.values():
             compilation.cancel()
         self._jobs.clear()
 
+    def _program(self, layer: torch.nn.Module) -> LayerProgram:
+        assert isinstance(layer, DecoderLayer)
+        return self._ready[layer.window]
+
     def _load(self, window: int, path: Path) -> bool:
         if not path.exists():
             return False
         try:
-            self._ready[window] = LayerProgram(path)
+            self._ready[window] = LayerProgram(path, self._kernels)
         except RuntimeError as error:
             logger.warning("%s cannot be loaded (%s); it will be compiled again", path, error)
             path.unlink()

@@ -7,17 +7,15 @@ choice of the process (``select_backend``); the ops, and so compiled programs, s
 """
 
 import logging
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from prelude.kernels import attention_torch
-from prelude.kernels.attention_cpu import CpuAttention
-from prelude.kernels.build import CompileError, default_cache_dir
-from prelude.kernels.ops import define
+from prelude.kernels.build import CompileError, compiled
+from prelude.kernels.ops import CpuOps, define
 
 BACKENDS = ("auto", "cpu", "torch")
 _LOG = logging.getLogger(__name__)
@@ -69,48 +67,27 @@ def select_backend(
     if name not in BACKENDS:
         raise ValueError(f"attention.backend: {name!r} is not one of {', '.join(BACKENDS)}")
     if name == "torch":
-        _ACTIVE.use(name, attention_torch.append, attention_torch.attend)
+        _CPU.use_python()
         return name
     try:
-        backend = CpuAttention(cache_dir or default_cache_dir() / "kernels", invariant)
+        library = compiled("attention", cache_dir)
     except CompileError as error:
         if name == "cpu":
             raise
         _LOG.warning("attention runs in plain torch, several times slower: %s", error)
         return select_backend("torch")
-    _ACTIVE.use("cpu", backend.append, backend.attend)
+    _CPU.use_compiled(library, option=int(invariant))
     return "cpu"
-
-
-class _Active:
-    """The process's choice. Ops are registered with torch once per process, so it lives here."""
-
-    def __init__(self) -> None:
-        self.use("torch", attention_torch.append, attention_torch.attend)
-
-    def use(self, name: str, append: Callable[..., None], attend: Callable[..., None]) -> None:
-        self.name, self._append, self._attend = name, append, attend
-
-    def append(self, *args: Any) -> None:
-        self._append(*args)
-
-    def attend(self, *args: Any) -> None:
-        self._attend(*args)
 
 
 def _writes_only(*args: object) -> None:
     """Shape function of an op that returns nothing."""
 
 
-_ACTIVE = _Active()
-define(
-    "append(Tensor k, Tensor v, Tensor(a!) kv, Tensor slot_mapping) -> ()",
-    fake=_writes_only,
-    cpu=_ACTIVE.append,
-)
+define("append(Tensor k, Tensor v, Tensor(a!) kv, Tensor slot_mapping) -> ()", _writes_only)
 define(
     "attend(Tensor q, Tensor kv, Tensor cu_q, Tensor ctx_lens, Tensor block_tables, "
     "float scale, int window, Tensor(a!) out) -> ()",
-    fake=_writes_only,
-    cpu=_ACTIVE.attend,
+    _writes_only,
 )
+_CPU = CpuOps({"append": attention_torch.append, "attend": attention_torch.attend})

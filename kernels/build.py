@@ -1,8 +1,8 @@
 """Compiling a C++ kernel at first use, and loading it beside torch.
 
-A few seconds once per source, compiler and CPU; the result is kept in a cache folder that several
-processes may share. The library must use the OpenMP runtime torch has loaded: a second one would
-keep a second set of threads spinning on the same cores.
+A few seconds once per source, compiler, CPU and torch; the result is kept in a cache folder that
+several processes may share. The library must use the OpenMP runtime torch has loaded: a second one
+would keep a second set of threads spinning on the same cores.
 """
 
 import ctypes
@@ -16,11 +16,12 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-import torch  # noqa: F401  # so that its OpenMP runtime is there to be shared
+import torch
 
 _LOG = logging.getLogger(__name__)
 _COMPILERS = ("c++", "g++", "clang++")
-_FLAGS = ("-std=c++17", "-O3", "-march=native", "-ffast-math", "-fopenmp", "-fPIC")
+_FLAGS = ("-std=c++20", "-O3", "-march=native", "-ffast-math", "-fopenmp", "-fPIC")
+_TORCH = Path(torch.__file__).parent
 
 
 class CompileError(RuntimeError):
@@ -31,6 +32,13 @@ def default_cache_dir() -> Path:
     """Where what is compiled is kept unless the user names a folder."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base) / "prelude"
+
+
+def compiled(name: str, cache_dir: Path | None = None) -> ctypes.CDLL:
+    """``cpu/<name>.cpp``, compiled if need be into ``cache_dir``, and loaded. Raises
+    ``CompileError``."""
+    source = Path(__file__).parent / "cpu" / f"{name}.cpp"
+    return load_library(compile_library(source, cache_dir or default_cache_dir() / "kernels"))
 
 
 def compile_library(source: Path, cache_dir: Path) -> Path:
@@ -49,13 +57,21 @@ def compile_library(source: Path, cache_dir: Path) -> Path:
     _LOG.info("compiling %s with %s", source.name, compiler)
     with tempfile.TemporaryDirectory(dir=cache_dir) as folder:
         object_file, library = Path(folder, "kernel.o"), Path(folder, "kernel.so")
-        _run([compiler, *_FLAGS, "-c", str(source), "-o", str(object_file)])
+        include = f"-isystem{_TORCH / 'include'}"
+        _run([compiler, *_FLAGS, include, "-c", str(source), "-o", str(object_file)])
         # Linked without -fopenmp and -ffast-math: the one would bring a second OpenMP runtime, the
         # other start-up code that makes the whole process flush denormal numbers to zero.
-        undefined = ["-undefined", "dynamic_lookup"] if platform.system() == "Darwin" else []
-        _run([compiler, "-shared", *undefined, str(object_file), "-o", str(library)])
+        _run([compiler, "-shared", str(object_file), *_torch_library(), "-o", str(library)])
         library.replace(target)
     return target
+
+
+def _torch_library() -> list[str]:
+    """What makes torch's symbols known. On Linux its library by name, which is already loaded
+    where ours will be."""
+    if platform.system() == "Darwin":
+        return ["-undefined", "dynamic_lookup"]
+    return ["-Wl,--as-needed", str(_TORCH / "lib" / "libtorch_cpu.so")]
 
 
 def load_library(path: Path) -> ctypes.CDLL:
@@ -88,7 +104,8 @@ def _key(source: Path, compiler: str) -> str:
     digest = hashlib.sha256(source.read_bytes())
     for header in sorted(source.parent.glob("*.h")):
         digest.update(header.read_bytes())
-    digest.update("\n".join([version, *_FLAGS, cpu_flags()]).encode())
+    known = [version, *_FLAGS, cpu_flags(), torch.__version__]
+    digest.update("\n".join(known).encode())
     return digest.hexdigest()[:16]
 
 

@@ -124,7 +124,7 @@ def test_closing_cancels_what_is_being_compiled(
 
 def test_a_real_compilation_can_be_cancelled(spec: ModelSpec, tmp_path: Path) -> None:
     path = tmp_path / "cache" / "layer.pt2"
-    job = compiler.LayerJob(spec, 0, torch.float32, torch.float32, 8, 1, path)
+    job = compiler.LayerJob(spec, 0, torch.float32, torch.float32, 8, 1, path, tmp_path / "kernels")
     compilation = compiler.Compilation(job)
     assert not compilation.is_done
     compilation.cancel()

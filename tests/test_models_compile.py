@@ -2,6 +2,7 @@
 no graph breaks, equal to eager, and the KV pool written in place."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from torch import Tensor
 from torch._dynamo.decorators import mark_static, mark_unbacked, maybe_mark_dynamic
 from torch._dynamo.testing import CompileCounterWithBackend
 
-from prelude.models.decoder import Decoder, DecoderLayer, LayerFn, run_layer
+from prelude.models.decoder import Decoder, DecoderLayer, LayerFn, run_layer, run_layers
 from prelude.models.loading import random_decoder
 from prelude.models.spec import read_spec
 from tests.model_samples import CPU, SHAPE, Paged
@@ -31,7 +32,7 @@ def tiny_decoder(architecture: str = "Qwen3ForCausalLM", **changes: Any) -> Deco
 
 
 def logits_of_steps(decoder: Decoder, layer_fn: LayerFn) -> list[Tensor]:
-    decoder.layer_fn = layer_fn
+    decoder.layers_fn = partial(run_layers, layer_fn=layer_fn)
     paged = new_pool(decoder)
     addresses = [kv.data_ptr() for kv in paged.kv]
     results = [logits for rows in STEPS for _, _, logits in paged.step(rows)]
@@ -70,7 +71,7 @@ def warm(decoder: Decoder, compiled: LayerFn) -> None:
         mark_shapes(*args)
         return compiled(layer, *args)
 
-    decoder.layer_fn = marked
+    decoder.layers_fn = partial(run_layers, layer_fn=marked)
     paged = new_pool(decoder)
     paged.step([(0, 2)])
     paged.step([(0, 1)])

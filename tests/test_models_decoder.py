@@ -1,6 +1,7 @@
 """Every family against transformers on the same files, the way the engine runs it: ragged paged
 batches, prompts in chunks, then decode steps, in one launch and in many."""
 
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ import torch
 from torch import Tensor
 
 from prelude.kernels.attention import select_backend
-from prelude.models.decoder import Decoder, DecoderLayer, run_layer
+from prelude.models.decoder import Decoder, DecoderLayer, run_layer, run_layers
 from prelude.models.loading import random_decoder
 from prelude.models.spec import read_spec
 from tests.model_samples import (
@@ -143,7 +144,7 @@ def test_layer_fn_is_called_once_per_layer_with_its_own_kv() -> None:
         calls.append((layer, args[3]))
         return run_layer(layer, *args)
 
-    decoder.layer_fn = spy
+    decoder.layers_fn = partial(run_layers, layer_fn=spy)
     again = Paged(decoder, sequences())
     after = again.step([(0, 4)])[0][2]
     assert torch.equal(before, after)

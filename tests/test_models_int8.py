@@ -84,6 +84,6 @@ def test_a_compiled_layer_takes_int8(tmp_path: Path) -> None:
         threads=1,
     )
     assert programs.count == ProgramCount(1, 1)
-    decoder.layer_fn = programs
+    decoder.layers_fn = programs
     torch.testing.assert_close(logits(decoder), eager, atol=1e-4, rtol=1e-4)
     programs.close()

@@ -1,8 +1,7 @@
 // Paged attention for CPUs: append new keys and values, attend over block tables.
 //
-// A plain C interface (pointers, sizes in elements), no torch headers. Work is cut into items of
-// (row, kv head, a tile of queries, a range of the context). All query heads of a kv head are in
-// the same item, so each key and value is read once per group. How a row is cut depends on that row
+// Work is cut into items of (row, kv head, a tile of queries, a range of the context). All query
+// heads of a kv head are in the same item, so each key and value is read once per group. How a row is cut depends on that row
 // alone, never on the other rows or on the number of threads: its result is the same bits in every
 // batch. `invariant`: nor does it depend on how many of its tokens are new. Tiles are invariant, for
 // keys are taken in the same order and masked ones add an exact zero; streaming and splits are not.
@@ -15,6 +14,7 @@
 
 #include "attention_direct.h"
 #include "attention_tile.h"
+#include "op.h"
 
 namespace {
 
@@ -23,6 +23,13 @@ constexpr int DIRECT_QUERIES = 16; // up to so many, stream
 constexpr int SPLIT_KEYS = 512;    // context range of an item where a row has few tiles
 constexpr int FEW_TILES = 16;      // kv heads times query tiles of a row
 constexpr int64_t ALONE = 1 << 18; // multiplications, done before other threads would have begun
+
+constexpr const char* BAD_ROWS = "cu_q: must start at 0, never fall, and end within the tokens of q";
+constexpr const char* BAD_CONTEXT =
+    "ctx_lens: must be at least the row's new tokens and fit the row's block table";
+constexpr const char* BAD_BLOCK =
+    "block_tables: a block id within the row's context is not in the KV pool";
+constexpr const char* BAD_SLOT = "slot_mapping: a slot is not in the KV pool";
 
 // Partial results of split items: per query, `padded_dim` unnormalised outputs, maximum, sum.
 struct Partials {
@@ -116,63 +123,34 @@ void cut_row(const Problem& p, int row, int first, int num_new, int ctx, std::ve
     }
 }
 
-enum Error { FINE = 0, BAD_ROWS = 1, BAD_CONTEXT = 2, BAD_BLOCK = 3, BAD_SLOT = 4 };
+// What a step says of its rows.
+struct Step {
+    const int32_t *cu_q, *ctx_lens, *tables;
+    int rows, width;
+    int64_t table_row;
+};
 
-int check(const int32_t* cu_q, const int32_t* ctx_lens, const int32_t* tables, int rows, int width,
-          int64_t table_row, int block, int64_t blocks, int64_t tokens) {
-    if (cu_q[0] != 0) return BAD_ROWS;
-    for (int row = 0; row < rows; row++) {
-        const int num_new = cu_q[row + 1] - cu_q[row], ctx = ctx_lens[row];
-        if (num_new < 0 || cu_q[row + 1] > tokens) return BAD_ROWS;
+void check(const Step& step, int block, int64_t blocks, int64_t tokens) {
+    require(step.cu_q[0] == 0, BAD_ROWS);
+    for (int row = 0; row < step.rows; row++) {
+        const int num_new = step.cu_q[row + 1] - step.cu_q[row], ctx = step.ctx_lens[row];
+        require(num_new >= 0 && step.cu_q[row + 1] <= tokens, BAD_ROWS);
         if (num_new == 0) continue;
-        if (ctx < num_new || ctx > int64_t(width) * block) return BAD_CONTEXT;
+        require(ctx >= num_new && ctx <= int64_t(step.width) * block, BAD_CONTEXT);
         for (int i = 0; i < (ctx + block - 1) / block; i++) {
-            const int id = tables[row * table_row + i];
-            if (id < 0 || id >= blocks) return BAD_BLOCK;
+            const int id = step.tables[row * step.table_row + i];
+            require(id >= 0 && id < blocks, BAD_BLOCK);
         }
     }
-    return FINE;
 }
 
-} // namespace
-
-extern "C" int prelude_append(const float* k, const float* v, float* kv, const int64_t* slots,
-                              int64_t tokens, int64_t blocks, int block, int kv_heads, int dim,
-                              int64_t k_token, int64_t k_head, int64_t v_token, int64_t v_head,
-                              int threads) {
-    for (int64_t t = 0; t < tokens; t++)
-        if (slots[t] < 0 || slots[t] >= blocks * block) return BAD_SLOT;
-    const int64_t size = int64_t(kv_heads) * dim;
-#pragma omp parallel for num_threads(threads) if (tokens > 64)
-    for (int64_t t = 0; t < tokens; t++) {
-        float* key = kv + (slots[t] / block * 2 * block + slots[t] % block) * size;
-        float* value = key + block * size;
-        for (int h = 0; h < kv_heads; h++) {
-            std::memcpy(key + h * dim, k + t * k_token + h * k_head, sizeof(float) * dim);
-            std::memcpy(value + h * dim, v + t * v_token + h * v_head, sizeof(float) * dim);
-        }
-    }
-    return FINE;
-}
-
-extern "C" int prelude_attend(const float* q, const float* kv, const int32_t* cu_q,
-                              const int32_t* ctx_lens, const int32_t* tables, float* out,
-                              int64_t tokens, int64_t blocks, int rows, int width,
-                              int64_t table_row, int block, int heads, int kv_heads, int dim,
-                              int64_t q_token, int64_t q_head, int64_t out_token,
-                              int64_t out_head, float scale, int window, int threads,
-                              int invariant) {
-    const int error = check(cu_q, ctx_lens, tables, rows, width, table_row, block, blocks, tokens);
-    if (error) return error;
-    const Problem p = {q, kv, out, tables, q_token, q_head, out_token, out_head, table_row, heads,
-                       kv_heads, heads / kv_heads, dim, round_up(dim, W), block, window,
-                       scale * 1.4426950408889634f, invariant != 0};
+void attend_all(const Problem& p, const Step& step, int64_t tokens, int threads) {
     std::vector<Item> items;
     Partials partials;
     int num_partials = 0;
-    for (int row = 0; row < rows; row++)
-        cut_row(p, row, cu_q[row], cu_q[row + 1] - cu_q[row], ctx_lens[row], items, partials,
-                num_partials);
+    for (int row = 0; row < step.rows; row++)
+        cut_row(p, row, step.cu_q[row], step.cu_q[row + 1] - step.cu_q[row], step.ctx_lens[row],
+                items, partials, num_partials);
     partials.values.resize(size_t(num_partials) * (p.padded_dim + 2));
     partials.missing.reset(new std::atomic<int>[partials.count.size()]);
     for (size_t i = 0; i < partials.count.size(); i++) partials.missing[i] = partials.count[i];
@@ -191,8 +169,87 @@ extern "C" int prelude_attend(const float* q, const float* kv, const int32_t* cu
         for (size_t i; (i = next.fetch_add(1, std::memory_order_relaxed)) < order.size();)
             run_item(p, items, items[order[i]], partials, scratch);
     }
-    for (int64_t t = rows ? cu_q[rows] : 0; t < tokens; t++)
-        for (int h = 0; h < heads; h++)
-            std::memset(out + t * out_token + h * out_head, 0, sizeof(float) * dim);
-    return FINE;
+    for (int64_t t = step.rows ? step.cu_q[step.rows] : 0; t < tokens; t++)
+        for (int h = 0; h < p.heads; h++)
+            std::memset(p.out + t * p.out_token + h * p.out_head, 0, sizeof(float) * p.dim);
 }
+
+Tensor rows_of(const Tensor& x) {
+    require(is_float(x), "the cpu attention backend computes in float32");
+    return x.stride(-1) == 1 ? x : torch::stable::contiguous(x);
+}
+
+void require_pool(const Tensor& kv) {
+    require(is_float(kv) && kv.is_contiguous() && kv.dim() == 5,
+            "kv must be a contiguous float32 [blocks, 2, block, kv_heads, head_dim]");
+}
+
+const int32_t* ints(const Tensor& x) {
+    require(x.scalar_type() == ScalarType::Int && x.stride(-1) == 1,
+            "cu_q, ctx_lens and block_tables must be int32 with contiguous rows");
+    return (const int32_t*)x.data_ptr();
+}
+
+bool invariant = false; // of this process
+
+// The op `prelude::append`, see `prelude.kernels.attention.append`.
+void append(const Tensor& k_, const Tensor& v_, const Tensor& kv, const Tensor& slots_) {
+    const Tensor k = rows_of(k_), v = rows_of(v_);
+    require_pool(kv);
+    require(slots_.scalar_type() == ScalarType::Long, "slot_mapping must be int64");
+    const Tensor slot_mapping = torch::stable::contiguous(slots_);
+    const auto slots = (const int64_t*)slot_mapping.data_ptr();
+    const int64_t tokens = k.size(0), num_slots = kv.size(0) * kv.size(2), block = kv.size(2);
+    for (int64_t t = 0; t < tokens; t++)
+        if (slots[t] < 0 || slots[t] >= num_slots) throw std::out_of_range(BAD_SLOT);
+    const int64_t kv_heads = kv.size(3), dim = kv.size(4), size = kv_heads * dim;
+    const int64_t k_token = k.stride(0), k_head = k.stride(1);
+    const int64_t v_token = v.stride(0), v_head = v.stride(1);
+    const float *keys = floats(k), *values = floats(v);
+    float* pool = mutable_floats(kv);
+    const int threads = torch::stable::get_num_threads();
+#pragma omp parallel for num_threads(threads) if (tokens > 64)
+    for (int64_t t = 0; t < tokens; t++) {
+        float* key = pool + (slots[t] / block * 2 * block + slots[t] % block) * size;
+        float* value = key + block * size;
+        for (int64_t h = 0; h < kv_heads; h++) {
+            std::memcpy(key + h * dim, keys + t * k_token + h * k_head, sizeof(float) * dim);
+            std::memcpy(value + h * dim, values + t * v_token + h * v_head, sizeof(float) * dim);
+        }
+    }
+}
+
+// The op `prelude::attend`, see `prelude.kernels.attention.attend`.
+void attend(const Tensor& q_, const Tensor& kv, const Tensor& cu_q, const Tensor& ctx_lens,
+            const Tensor& block_tables, double scale, int64_t window, const Tensor& out) {
+    const Tensor q = rows_of(q_);
+    require_pool(kv);
+    require(is_float(out) && out.stride(-1) == 1,
+            "attend: out must be float32 with contiguous heads");
+    const Step step = {ints(cu_q), ints(ctx_lens), ints(block_tables), int(block_tables.size(0)),
+                       int(block_tables.size(1)), block_tables.stride(0)};
+    const int64_t tokens = q.size(0);
+    const int block = int(kv.size(2)), heads = int(q.size(1)), kv_heads = int(kv.size(3));
+    const int dim = int(kv.size(4));
+    check(step, block, kv.size(0), tokens);
+    const Problem p = {floats(q), floats(kv), mutable_floats(out), step.tables, q.stride(0),
+                       q.stride(1), out.stride(0), out.stride(1), step.table_row, heads, kv_heads,
+                       heads / kv_heads, dim, round_up(dim, W), block, int(window),
+                       float(scale) * 1.4426950408889634f, invariant};
+    attend_all(p, step, tokens, torch::stable::get_num_threads());
+}
+
+Registration registration;
+
+} // namespace
+
+// `invariant_`: a token's bits depend on its context alone, not on how many are attended together.
+extern "C" void prelude_register(int invariant_) {
+    invariant = invariant_ != 0;
+    registration.begin([](StableLibrary& library) {
+        library.impl("append", TORCH_BOX(&append));
+        library.impl("attend", TORCH_BOX(&attend));
+    });
+}
+
+extern "C" void prelude_unregister() { registration.end(); }

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "linear_tile.h"
+#include "op.h"
 
 namespace {
 
@@ -116,22 +117,54 @@ void run(Problem p, const float* x, int64_t x_row, Rows<T> w, int64_t rows, int 
     }
 }
 
+bool is_int8(const Tensor& w) { return w.scalar_type() == ScalarType::Char; }
+
+// Whether these are what the kernel reads; torch takes what it does not.
+bool readable(const Tensor& x, const Tensor& w, const std::optional<Tensor>& bias) {
+    if (!is_float(x) || !(is_float(w) || is_int8(w)) || x.numel() == 0) return false;
+    if (bias && !(is_float(*bias) && bias->is_contiguous())) return false;
+    return x.stride(1) == 1 && w.stride(1) == 1;
+}
+
+Tensor by_torch(const Tensor& x, const Tensor& w, const std::optional<Tensor>& bias) {
+    using torch::stable::detail::from;
+    StableIValue stack[] = {from(x), from(w), from(bias)};
+    STABLE_TORCH_ERROR_CODE_CHECK(
+        torch_call_dispatcher("prelude::linear_by_torch", "", stack, TORCH_ABI_VERSION));
+    return torch::stable::detail::to<Tensor>(stack[0]);
+}
+
+// The op `prelude::linear`: x [rows, inputs], bias [outputs] or none, w [outputs, inputs], or int8
+// with the float32 that multiplies a row behind it. Returns [rows, outputs].
+Tensor linear(const Tensor& x, const Tensor& w, const std::optional<Tensor>& bias) {
+    require(x.dim() == 2 && w.dim() == 2, "linear: x and w must have two dimensions");
+    const int64_t rows = x.size(0), outputs = w.size(0), inputs = x.size(1);
+    require(w.size(1) == inputs + (is_int8(w) ? int64_t(sizeof(float)) : 0) &&
+                (!bias || (bias->dim() == 1 && bias->size(0) == outputs)),
+            "linear: shapes cannot be multiplied");
+    if (!readable(x, w, bias)) return by_torch(x, w, bias);
+    Tensor y = torch::stable::new_empty(x, {rows, outputs});
+    const int threads = torch::stable::get_num_threads();
+    const int64_t w_row = w.stride(0);
+    Problem p = {nullptr, bias ? floats(*bias) : nullptr, nullptr, mutable_floats(y),
+                 0,       rows, outputs, inputs, 0, 0};
+    if (is_int8(w)) {
+        const auto values = (const int8_t*)w.data_ptr();
+        p.scales = (const char*)values + inputs;
+        p.scale_step = w_row;
+        run<int8_t>(p, floats(x), x.stride(0), {values, w_row}, rows, threads);
+    } else {
+        run<float>(p, floats(x), x.stride(0), {floats(w), w_row}, rows, threads);
+    }
+    return y;
+}
+
+Registration registration;
+
 } // namespace
 
-// x [rows, inputs] with rows x_row apart, w [outputs, inputs] with rows w_row apart, bias or null;
-// y [rows, outputs] contiguous. rows, outputs and inputs >= 1.
-extern "C" void prelude_linear(const float* x, const float* w, const float* bias, float* y,
-                               int64_t rows, int64_t outputs, int64_t inputs, int64_t x_row,
-                               int64_t w_row, int threads) {
-    const Problem p = {nullptr, bias, nullptr, y, 0, rows, outputs, inputs, 0, 0};
-    run<float>(p, x, x_row, {w, w_row}, rows, threads);
+extern "C" void prelude_register(int) {
+    registration.begin([](StableLibrary& library) { library.impl("linear", TORCH_BOX(&linear)); });
 }
 
-// The same with rows of int8, each followed by the float32 that multiplies it.
-extern "C" void prelude_linear_int8(const float* x, const int8_t* w, const float* bias, float* y,
-                                    int64_t rows, int64_t outputs, int64_t inputs, int64_t x_row,
-                                    int64_t w_row, int threads) {
-    const Problem p = {nullptr, bias, (const char*)w + inputs, y, w_row, rows, outputs, inputs, 0,
-                       0};
-    run<int8_t>(p, x, x_row, {w, w_row}, rows, threads);
-}
+extern "C" void prelude_unregister() { registration.end(); }

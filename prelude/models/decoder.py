@@ -5,7 +5,7 @@ devices is behind ``LayerOps``. ``DecoderLayer.forward`` is the region that is c
 called for all layers.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,8 @@ from prelude.models.spec import ModelSpec
 
 # (layer, x, cos, sin, kv, cu_q, ctx_lens, block_tables, slot_mapping) -> x
 LayerFn = Callable[..., Tensor]
+# The same for all layers: (layers, x, cos, sin, kv of each layer, cu_q, ...) -> x
+LayersFn = Callable[..., Tensor]
 
 
 class DecoderLayer(nn.Module):
@@ -132,19 +134,35 @@ class DecoderLayer(nn.Module):
 
 
 def run_layer(layer: DecoderLayer, *args: Tensor) -> Tensor:
-    """The eager ``LayerFn``; ``torch.compile(run_layer, fullgraph=True)`` is the compiled one."""
+    """The eager ``LayerFn``."""
     output: Tensor = layer(*args)
     return output
+
+
+def run_layers(
+    layers: Iterable[nn.Module],
+    x: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    kv: Sequence[Tensor],
+    *step: Tensor,
+    layer_fn: LayerFn = run_layer,
+) -> Tensor:
+    """The ``LayersFn`` that calls ``layer_fn`` for one layer after the other, as many as ``kv`` has
+    tensors."""
+    for layer, layer_kv in zip(layers, kv, strict=False):
+        x = layer_fn(layer, x, cos, sin, layer_kv, *step)
+    return x
 
 
 class Decoder(nn.Module):
     """Embedding, layers, final norm and head. Parameters are uninitialised: see ``loading.py``.
 
     ``weights`` is the type of the matrices where it is not ``dtype``: int8 (``kernels.int8``).
-    ``layer_fn`` runs one layer; replace it with a compiled callable of the same signature.
+    ``layers_fn`` runs the layers; replace it with a compiled callable of the same signature.
     """
 
-    layer_fn: LayerFn
+    layers_fn: LayersFn
     lm_head: nn.Parameter  # only where the head is not tied
 
     def __init__(
@@ -166,7 +184,7 @@ class Decoder(nn.Module):
         if not spec.tie_embeddings:
             self.lm_head = empty_matrix(*table)
         self.rotary = Rotary(spec.rope, device)
-        self.layer_fn = run_layer
+        self.layers_fn = run_layers
 
     def use_ops(self, ops: LayerOps) -> None:
         """Run all layers on the kernels of ``ops`` from now on."""
@@ -187,18 +205,8 @@ class Decoder(nn.Module):
         head_dim], extended in place. Returns the normed hidden states [tokens, hidden]."""
         x = embed(ids, self.embedding)
         cos, sin = self.rotary(positions)
-        for layer, layer_kv in zip(self.layers, kv, strict=True):
-            x = self.layer_fn(
-                layer,
-                x,
-                cos,
-                sin,
-                layer_kv,
-                meta.cu_q,
-                meta.ctx_lens,
-                meta.block_tables,
-                meta.slot_mapping,
-            )
+        assert len(kv) == len(self.layers)
+        x = self.layers_fn(self.layers, x, cos, sin, kv, *meta)
         return self.ops.rms_norm(x, self.norm, self.spec.norm_eps)
 
     def logits(self, hidden: Tensor) -> Tensor:

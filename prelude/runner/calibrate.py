@@ -104,8 +104,7 @@ def _forward(decoder: Decoder, kv: list[Tensor], block_size: int, count: int, ct
     )
     x = torch.zeros(count, decoder.spec.hidden_size, dtype=kv[0].dtype, device=device)
     cos, sin = decoder.rotary(torch.arange(ctx - count, ctx, device=device))
-    for layer, layer_kv in zip(decoder.layers, kv, strict=False):
-        x = decoder.layer_fn(layer, x, cos, sin, layer_kv, *meta)
+    decoder.layers_fn(decoder.layers, x, cos, sin, kv, *meta)
 
 
 def _head_curve(decoder: Decoder, mode: SampleMode) -> Curve:

@@ -48,7 +48,7 @@ class ModelRunner:
         self._slots = Slots(max_seqs, width, self.vocab_size, device)
         self._programs = programs
         self._queue: deque[Plan] = deque()
-        decoder.layer_fn = programs
+        decoder.layers_fn = programs
         self.prices = prices or measure_prices(decoder, self._kv, self.block_size)
 
     @property
