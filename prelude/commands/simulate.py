@@ -8,7 +8,7 @@ EXAMPLES = (
     "prelude simulate",
     "prelude simulate mix=m4 device=h200_32b traffic.load=0.7 traffic.num_requests=20000",
     "prelude simulate -m batcher.policy=fcfs,class_aware traffic.seed=range(0,5)",
-    "prelude simulate device.prices=profile.json device.max_seqs=64 device.num_blocks=4096",
+    "prelude simulate replay=steps.jsonl device.prices=profile.json device.max_seqs=64",
 )
 
 
@@ -29,12 +29,15 @@ def run(argv: list[str]) -> int:
 
     from prelude.commands.sweep import expand
     from prelude.conf.load import load
-    from prelude.simulate.report import simulate_and_show
+    from prelude.simulate.report import replay_and_show, simulate_and_show
 
     points = expand(args.overrides) if args.multirun else [args.overrides]
     configs = [
         load(SIMULATE, SimulateConfig, point, config_dirs=args.config_dir) for point in points
     ]
     for point, config in zip(points, configs, strict=True):
-        simulate_and_show(config, title=" ".join(point))
+        if config.replay is None:
+            simulate_and_show(config, title=" ".join(point))
+        else:
+            replay_and_show(config)
     return 0

@@ -11,13 +11,13 @@ import numpy as np
 from prelude.batcher.view import Policy, PolicyState, ScheduleConfig, SystemView
 from prelude.conf.schema import BatcherConfig, CacheConfig
 from prelude.conf.simulate import SimDevice
-from prelude.engine.core import EngineCore
 from prelude.engine.policies import POLICIES
 from prelude.engine.profile import Profile
 from prelude.engine.steplog import StepLog
 from prelude.simulate.prices import buckets_of, price_list
 from prelude.simulate.prompts import EOS_ID
 from prelude.simulate.records import Gaps, Life, Recorder
+from prelude.simulate.repeat import RepeatingCore
 from prelude.simulate.runner import SimClock, SimRunner, Truth
 from prelude.simulate.traffic import SimRequest
 from prelude.types.plan import Plan
@@ -31,7 +31,7 @@ _ROWS, _CONTEXT = 64, 512  # of the step whose price stands for all, where a rou
 
 @dataclass(slots=True)
 class Timed:
-    """A policy, and what some of its decisions cost on this machine, in microseconds."""
+    """A policy, and what some of its decisions cost on this machine, in microseconds of a core."""
 
     policy: Policy
     us: list[float] = field(default_factory=list)
@@ -43,9 +43,9 @@ class Timed:
         self.num += 1
         if self.num % _SAMPLE_EVERY:
             return self.policy(view, state, prices, config)
-        start_ns = time.perf_counter_ns()
+        start_ns = time.thread_time_ns()
         decision = self.policy(view, state, prices, config)
-        self.us.append((time.perf_counter_ns() - start_ns) / 1e3)
+        self.us.append((time.thread_time_ns() - start_ns) / 1e3)
         return decision
 
 
@@ -106,7 +106,7 @@ class Replica:
         self.steps = StepCounts()
         self.work_ms = 0.0  # what a router may believe is still to do here
         profile = Profile if device.learn else _Unlearning
-        self.core = EngineCore(
+        self.core = RepeatingCore(
             self.runner,
             batcher=batcher,
             cache=CacheConfig(block_size=device.block_size, prefix=device.prefix),
@@ -120,6 +120,7 @@ class Replica:
             policy=self.policy,
         )
         self._recorder = recorder
+        self._is_logged = log is not None
         self._chunk = batcher.max_step_tokens
         self._seqs: dict[int, int] = {}  # uid -> seq_id
         self._believed_ms: dict[int, float] = {}  # uid -> its part of work_ms
@@ -150,6 +151,7 @@ class Replica:
         while self.core.has_work and self.clock.now_s < until_s:
             if self._step():
                 idle_s = 0.0
+                self._repeat(until_s)
                 continue
             idle_s += _NAP_S  # a policy that waits for something is asked again
             self.clock.now_s += _NAP_S
@@ -169,6 +171,19 @@ class Replica:
         for life in self._recorder.events(events, now_s):
             self._ended(life)
         return now_s > start_s
+
+    def _repeat(self, until_s: float) -> None:
+        """Steps that need no new decision. A step log wants every one of them by itself."""
+        if self._is_logged:
+            return
+        seqs, step_s = self.core.repeat_last(until_s)
+        if len(step_s):
+            self.steps.num += len(step_s)
+            self.steps.repeated += len(step_s)
+            for seconds in step_s.tolist():
+                self.steps.ms.add(seconds * 1e3)
+            uids = [seq.request.uid for seq in seqs]
+            self._recorder.repeated(uids, step_s, self.clock.now_s)
 
     def _believe_ms(self, request: SimRequest) -> float:
         """Its prompt, and an answer as long as others were, at its share of a full step."""

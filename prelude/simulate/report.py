@@ -15,6 +15,7 @@ from prelude.bench.result import Summary
 from prelude.conf.simulate import SimulateConfig
 from prelude.simulate.fleet import Progress as Watcher
 from prelude.simulate.fleet import nobody
+from prelude.simulate.replay import Pair, ReplayResult, replay
 from prelude.simulate.result import SimReport, SimulateResult
 from prelude.simulate.run import simulate
 
@@ -39,6 +40,16 @@ def simulate_and_show(config: SimulateConfig, title: str = "") -> SimulateResult
         from prelude.simulate.plots import plot
 
         plot(result, Path(config.plot))
+    return result
+
+
+def replay_and_show(config: SimulateConfig) -> ReplayResult:
+    """``replay``, its tables and its result."""
+    console = Console(stderr=True)
+    result = replay(config)
+    for part in replay_tables(result):
+        console.print(part)
+    publish(msgspec.json.encode(result), config.result)
     return result
 
 
@@ -113,3 +124,37 @@ def _footer(result: SimulateResult) -> str:
         f"{steps.num_parks} parked, {steps.wasted_ms:.0f} ms computed again; "
         f"simulated in {result.wall_s:.1f} s"
     )
+
+
+def replay_tables(result: ReplayResult) -> Iterator[RenderableType]:
+    """How far the simulator is off."""
+    prices = Table(title="launches: predicted against real, relative errors")
+    for column in ("prices", "kind", "launches", "mean", "median", "p90", "sum"):
+        prices.add_column(column, justify="left" if column in ("prices", "kind") else "right")
+    for source, errors in (("engine", result.engine), ("listed", result.listed)):
+        for kind, error in errors.items():
+            shares = (error.mean, error.median, error.p90)
+            cells = [f"{share:.1%}" for share in shares]
+            prices.add_row(source, kind, str(error.num), *cells, f"{error.total:.3f}")
+    yield prices
+    yield _replayed(result)
+    yield (
+        f"{result.num_requests} requests, {result.num_steps} steps, {result.measured_s:.0f} s; "
+        f"{result.num_left_out} sequences left out; a step has {result.overhead_ms[0]:.3f} ms "
+        f"besides its launches and {result.overhead_ms[1] * 1e3:.1f} us a row"
+    )
+
+
+def _replayed(result: ReplayResult) -> Table:
+    table = Table(title="the same arrivals: real / simulated ms (error)")
+    for column in ("", "requests", "metric", "mean", "p50", "p90", "p99"):
+        table.add_column(column, justify="left" if column in ("", "metric") else "right")
+    for kind, replayed in result.classes.items():
+        for field in ("ttft_ms", "itl_ms", "e2e_ms"):
+            pairs: dict[str, Pair] = getattr(replayed, field)
+            cells = [
+                f"{pair.real:.1f} / {pair.simulated:.1f} ({pair.error:.0%})"
+                for pair in (pairs[name] for name in ("mean", "p50", "p90", "p99") if pairs)
+            ]
+            table.add_row(kind, str(replayed.num), _LATENCIES[field], *cells)
+    return table

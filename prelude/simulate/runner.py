@@ -47,6 +47,16 @@ class Truth:
             sums = sums.padded(launch.key)
         return self.bias * self.table.step_ms(sums)
 
+    def repeated(self, launch: Launch) -> tuple[float, float]:
+        """Milliseconds of the step after this one of decode rows, and how many more each further
+        step takes."""
+        sums, num = sums_of(launch.rows, launch.key.mode), len(launch.rows)
+        if self.buckets.is_static:
+            sums = sums.padded(launch.key)
+        table = self.table
+        first_ms = table.step_ms(sums._replace(ctx=sums.ctx + num))
+        return self.bias * first_ms, self.bias * table.scale * table.ms_per_ctx_token * num
+
     def host_ms(self, num_rows: int) -> float:
         return self.overhead_ms + self.overhead_row_ms * num_rows
 
@@ -136,6 +146,21 @@ class SimRunner:
         self.busy_ms += step_ms
         self._clock.spend(step_ms)
         return StepOutput(tuple(self._sampled(plan)), actual_ms)
+
+    def repeated_ms(self, launch: Launch, most: int, within_ms: float) -> Floats:
+        """Take up to ``most`` more steps of these decode rows, each a token further on; those that
+        begin ``within_ms`` from now. How long each takes, host and all."""
+        first_ms, more_ms = self.truth.repeated(launch)
+        if within_ms <= 0.0 or most < 1:
+            return np.zeros(0)
+        most = int(min(most, 2.0 * within_ms / first_ms + 2.0))
+        run_ms = (first_ms + more_ms * np.arange(most)) * self.factors(most)
+        step_ms = run_ms + self.truth.host_ms(len(launch.rows))
+        ends_ms = np.cumsum(step_ms)
+        num = 1 + int(np.searchsorted(ends_ms[:-1], within_ms))
+        self.busy_ms += float(run_ms[:num].sum())
+        self._clock.spend(float(ends_ms[num - 1]))
+        return np.asarray(step_ms[:num])
 
     def factors(self, num: int) -> Floats:
         """How much longer than its price each of ``num`` steps takes."""
