@@ -16,6 +16,7 @@ from prelude.text.choice import ChoiceText
 from prelude.text.logprobs import LogprobEntry
 from prelude.types.errors import RequestError
 from prelude.types.request import FinishReason, Request, SamplingParams, TokenEvent
+from prelude.types.service import Hints
 
 Prompt = str | Sequence[int] | Sequence[Mapping[str, Any]]
 
@@ -65,33 +66,40 @@ class LLM:
         self._open: dict[int, _Open] = {}
 
     def generate(
-        self, prompts: Prompt | Sequence[Prompt], params: SamplingParams | None = None
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        params: SamplingParams | None = None,
+        hints: Hints | None = None,
     ) -> list[Completion]:
         """Complete all prompts together; ``n`` completions each, in the order of the prompts.
 
         A prompt is a string, a list of token ids or a list of chat messages. Without ``params``
-        the configuration's and the checkpoint's defaults count. Raises ``ValueError`` if one of
-        them can never be served.
+        the configuration's and the checkpoint's defaults count. ``hints`` are the same for all;
+        what cannot be served within their deadlines has ``finish_reason`` "error". Raises
+        ``ValueError`` if one of the prompts can never be served.
         """
         parts: dict[tuple[int, int], list[Chunk]] = {}
-        for chunk in self.stream(prompts, params):
+        for chunk in self.stream(prompts, params, hints):
             parts.setdefault((chunk.prompt_index, chunk.index), []).append(chunk)
         return [_completion(parts[key]) for key in sorted(parts)]
 
     def stream(
-        self, prompts: Prompt | Sequence[Prompt], params: SamplingParams | None = None
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        params: SamplingParams | None = None,
+        hints: Hints | None = None,
     ) -> Iterator[Chunk]:
         """Like ``generate``, chunk by chunk as the steps produce them. Leaving the loop early
         aborts what is unfinished; several streams may be open at once."""
         params = params or self._defaults.params()
-        waiting = deque(self._prepare(_as_list(prompts), params))
+        waiting = deque(self._prepare(_as_list(prompts), params, hints or Hints()))
         mine: dict[int, _Open] = {}
         try:
             while waiting or any(not prompt.done for prompt in mine.values()):
                 while waiting and self._core.can_queue(params.n):
                     prompt = waiting.popleft()
                     mine[prompt.request.uid] = self._open[prompt.request.uid] = prompt
-                    _raise_errors(self._core.add(prompt.request))
+                    prompt.events.extend(_refused(self._core.add(prompt.request)))
                 yield from self._chunks(mine)
         finally:
             for uid in mine:
@@ -108,10 +116,13 @@ class LLM:
             return self.tokenizer.encode_chat(prompt)  # type: ignore[arg-type]
         return [int(token) for token in prompt]  # type: ignore[arg-type]
 
-    def _prepare(self, prompts: list[Prompt], params: SamplingParams) -> Iterator["_Open"]:
+    def _prepare(
+        self, prompts: list[Prompt], params: SamplingParams, hints: Hints
+    ) -> Iterator["_Open"]:
         for i, prompt in enumerate(prompts):
             prompt_ids = self._encode(prompt)
-            request = Request(uid=next(self._uids), prompt_ids=prompt_ids, params=params)
+            uid = next(self._uids)
+            request = Request(uid=uid, prompt_ids=prompt_ids, params=params, hints=hints)
             continued = () if _is_chat(prompt) else prompt_ids
             texts = [ChoiceText(self.tokenizer, params, continued) for _ in range(params.n)]
             yield _Open(i, request, texts)
@@ -169,9 +180,12 @@ def _as_list(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
     return list(prompts)  # type: ignore[arg-type]
 
 
-def _raise_errors(events: list[TokenEvent]) -> None:
+def _refused(events: list[TokenEvent]) -> list[TokenEvent]:
+    """Those of requests that another time would have been served; the others are raised."""
     for event in events:
-        raise RequestError(event.error or "refused")
+        if event.refusal is None:
+            raise RequestError(event.error or "refused")
+    return events
 
 
 def _completion(chunks: list[Chunk]) -> Completion:

@@ -6,6 +6,7 @@ response, or into the last event of a stream that has already begun.
 
 import re
 from collections.abc import Mapping
+from math import ceil
 
 import msgspec
 from starlette.exceptions import HTTPException
@@ -13,6 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from prelude.client.client import EngineDeadError
+from prelude.types.errors import Refusal
 
 RETRY_AFTER_S = 1
 CLIENT_CLOSED = 499  # for the access log and the metrics: nobody is there to read it
@@ -28,7 +30,8 @@ _TYPES = {
 
 
 class ApiError(Exception):
-    """``param`` names the request field at fault, ``code`` is for programs."""
+    """``param`` names the request field at fault, ``code`` is for programs, and so are ``details``,
+    where there are any."""
 
     def __init__(
         self,
@@ -38,6 +41,7 @@ class ApiError(Exception):
         param: str | None = None,
         code: str | None = None,
         headers: Mapping[str, str] | None = None,
+        details: Mapping[str, object] | None = None,
     ) -> None:
         super().__init__(message)
         self.status = status
@@ -45,10 +49,18 @@ class ApiError(Exception):
         self.param = param
         self.code = code
         self.headers = dict(headers or {})
+        self.details = details
 
     def body(self) -> bytes:
         kind = _TYPES.get(self.status, "server_error")
-        error = {"message": self.message, "type": kind, "param": self.param, "code": self.code}
+        error: dict[str, object] = {
+            "message": self.message,
+            "type": kind,
+            "param": self.param,
+            "code": self.code,
+        }
+        if self.details is not None:
+            error["details"] = self.details
         return msgspec.json.encode({"error": error})
 
     def response(self) -> Response:
@@ -103,10 +115,32 @@ def retry_later(message: str, code: str, status: int = 503) -> ApiError:
     return ApiError(status, message, code=code, headers={"retry-after": str(RETRY_AFTER_S)})
 
 
-def from_engine(message: str) -> ApiError:
+def refused(refusal: Refusal) -> ApiError:
+    """429 for what was not let in. 503 for what was let in and expired: it is the server that was
+    too slow, and 408 would say that of the client."""
+    retry_s = max(refusal.retry_after_s, RETRY_AFTER_S)
+    retry_ms = ceil(retry_s * 1e3)
+    details = {
+        "reason": refusal.code,
+        "retry_after_ms": retry_ms,
+        "service_class": refusal.service_class,
+        "num_waiting": refusal.num_waiting,
+        "estimate_ms": round(refusal.estimate_ms, 1),
+        "limit_ms": refusal.limit_ms,
+    }
+    return ApiError(
+        503 if refusal.is_expired else 429,
+        str(refusal),
+        code="deadline_expired" if refusal.is_expired else "rate_limit_exceeded",
+        headers={"retry-after": str(ceil(retry_s)), "retry-after-ms": str(retry_ms)},
+        details={name: value for name, value in details.items() if value},
+    )
+
+
+def from_engine(message: str, refusal: Refusal | None = None) -> ApiError:
     """What the engine said of a request it did not serve."""
-    if message.startswith("overloaded"):
-        return retry_later(message, "rate_limit_exceeded", 429)
+    if refusal is not None:
+        return refused(refusal)
     if re.match(r"[a-z_]+: ", message):
         return from_value_error(ValueError(message))
     return ApiError(500, message, code="engine_error")

@@ -24,9 +24,6 @@ WITHOUT_EFFECT = frozenset(
         "metadata",
         "parallel_tool_calls",
         "prompt_cache_key",
-        "safety_identifier",
-        "service_tier",
-        "user",
     }
 )
 
@@ -53,7 +50,6 @@ UNSUPPORTED: Mapping[str, tuple[Any, ...]] = {
     "logits_processors": ([],),
     "modalities": ([], ["text"]),
     "prediction": (),
-    "priority": (0,),
     "prompt_embeds": (),
     "prompt_logprobs": (),
     "regex": (),

@@ -33,9 +33,9 @@ async def encode_chat(tokenizer: Tokenizer, body: ChatRequest | TokenizeRequest)
     messages = [_message(message, n, tokenizer) for n, message in enumerate(body.messages)]
     continues = bool(body.continue_final_message)
     variables = dict(body.chat_template_kwargs or {})
-    if isinstance(body, ChatRequest) and body.reasoning_effort is not None:
-        variables.setdefault("reasoning_effort", body.reasoning_effort)
-        if body.reasoning_effort == "none":
+    if isinstance(body, ChatRequest) and body.effort is not None:
+        variables.setdefault("reasoning_effort", body.effort)
+        if body.effort == "none":
             variables.setdefault("enable_thinking", False)
     _check_variables(variables)
     prompt = body.add_generation_prompt

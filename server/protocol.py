@@ -7,6 +7,8 @@ from typing import Any
 
 import msgspec
 
+from prelude.types.service import ServiceClass
+
 
 class StreamOptions(msgspec.Struct, frozen=True):
     include_usage: bool | None = None
@@ -37,6 +39,17 @@ class GenerationFields(msgspec.Struct, frozen=True, kw_only=True):
     include_stop_str_in_output: bool | None = None
     skip_special_tokens: bool | None = None
     cache_salt: str | None = None
+    user: str | None = None
+    safety_identifier: str | None = None
+    service_tier: str | None = None
+    service_class: ServiceClass | None = None
+    priority: int | None = None
+    ttft_deadline_ms: float | None = None
+    deadline_ms: float | None = None
+
+
+class ReasoningOptions(msgspec.Struct, frozen=True):
+    effort: str | None = None
 
 
 class ChatRequest(GenerationFields, frozen=True, kw_only=True):
@@ -48,6 +61,14 @@ class ChatRequest(GenerationFields, frozen=True, kw_only=True):
     continue_final_message: bool | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     reasoning_effort: str | None = None
+    reasoning: ReasoningOptions | None = None
+
+    @property
+    def effort(self) -> str | None:
+        """Of reasoning, whichever way it was said."""
+        if self.reasoning_effort is None and self.reasoning is not None:
+            return self.reasoning.effort
+        return self.reasoning_effort
 
 
 class CompletionRequest(GenerationFields, frozen=True, kw_only=True):

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from prelude.conf.schema import ModelConfig
-from prelude.models.tokenizer import load_tokenizer, tokenizer_folder
+from prelude.models.paths import tokenizer_folder
+from prelude.models.tokenizer import load_tokenizer
 from tests.text_samples import byte_level_folder
 
 

@@ -9,10 +9,11 @@ import asyncio
 import itertools
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Literal, Protocol, Self
 
 from prelude.types.request import Request, SamplingParams, TokenEvent
+from prelude.types.service import Hints
 from prelude.types.wire import (
     WIRE_VERSION,
     Abort,
@@ -107,7 +108,8 @@ class Stream:
 class EngineClient:
     """Create inside a running event loop, then ``await wait_ready()``; ``close`` ends the engine.
 
-    ``state``, ``progress``, ``info`` and ``stats`` are what the engine said last.
+    ``state``, ``progress``, ``info`` and ``stats`` are what the engine said last; ``on_stats`` is
+    called with all statistics that it sends, once after each step.
     """
 
     def __init__(self, transport: Transport) -> None:
@@ -116,6 +118,7 @@ class EngineClient:
         self.info: EngineInfo | None = None
         self.stats = EngineStats()
         self.error: EngineDeadError | None = None
+        self.on_stats: Callable[[EngineStats], None] | None = None
         self._transport = transport
         self._uids = itertools.count(1)
         self._streams: dict[int, Stream] = {}
@@ -140,6 +143,7 @@ class EngineClient:
         params: SamplingParams,
         *,
         cache_salt: str = "",
+        hints: Hints | None = None,
     ) -> Stream:
         """Start a request. Raises ``EngineDeadError`` at once if the engine is gone, and
         ``ValueError`` for what no engine could read, such as a token id of over 64 bits."""
@@ -151,6 +155,7 @@ class EngineClient:
             params=params,
             arrival_s=time.monotonic(),
             cache_salt=cache_salt,
+            hints=hints or Hints(),
         )
         stream = Stream(self, request)
         try:
@@ -191,6 +196,8 @@ class EngineClient:
         match message:
             case StepEvents(events, stats):
                 self.stats = stats
+                if self.on_stats is not None:
+                    self.on_stats(stats)
                 for event in events:
                     if (stream := self._streams.get(event.uid)) is not None:
                         stream.put(event)

@@ -3,8 +3,7 @@
 from prelude.commands.parser import CommandParser
 from prelude.conf.command import ENGINE
 from prelude.conf.schema import LoadFormat, ModelConfig
-from prelude.models.paths import resolve_model_path
-from prelude.models.tokenizer import tokenizer_folder
+from prelude.models.paths import resolve_model_path, tokenizer_folder
 
 EXAMPLES = (
     "prelude serve",

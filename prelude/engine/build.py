@@ -13,6 +13,8 @@ from prelude.engine.profile import Profile
 from prelude.engine.startup import Progress, Startup
 from prelude.engine.steplog import StepLog
 from prelude.models.generation_config import read_eos_ids
+from prelude.models.paths import tokenizer_folder
+from prelude.models.reasoning import read_answer_id
 from prelude.types.wire import EngineInfo
 
 logger = logging.getLogger(__name__)
@@ -44,6 +46,7 @@ def build_engine(
         ),
         buckets=started.buckets,
         overlap=config.runner.overlap != Overlap.off,
+        answer_id=_answer_id(config, model),
     )
     _say_budgets(config, core, start)
     start.finish()
@@ -52,6 +55,13 @@ def build_engine(
     for line in start.lines():
         logger.info("%s", line)
     return core, info
+
+
+def _answer_id(config: Config, model: Model) -> int | None:
+    """A model that is only a shape need not have a tokenizer."""
+    if model.folder is None and config.model.tokenizer is None:
+        return None
+    return read_answer_id(tokenizer_folder(config.model))
 
 
 def _say_budgets(config: Config, core: EngineCore, start: Startup) -> None:

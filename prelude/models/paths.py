@@ -3,6 +3,8 @@
 from importlib.resources import files
 from pathlib import Path
 
+from prelude.conf.schema import ModelConfig
+
 # Name to folder inside the package.
 BUNDLED = {"demo": "demo"}
 
@@ -19,6 +21,20 @@ def resolve_model_path(path: str) -> Path:
     if (folder / "config.json").is_file():
         return folder
     raise ValueError(f"model.path={path}: {_reason(folder)}{_neighbours(folder)}")
+
+
+def tokenizer_folder(model: ModelConfig) -> Path:
+    """Where the tokenizer's files are: it needs a tokenizer.json, but no config.json beside it."""
+    if model.tokenizer is None:
+        folder = Path(model.path).expanduser()
+        is_tokenizer = model.path not in BUNDLED and (folder / "tokenizer.json").is_file()
+        return folder if is_tokenizer else resolve_model_path(model.path)
+    if model.tokenizer in BUNDLED:
+        return resolve_model_path(model.tokenizer)
+    folder = Path(model.tokenizer).expanduser()
+    if (folder / "tokenizer.json").is_file():
+        return folder
+    raise ValueError(f"model.tokenizer={model.tokenizer}: no such folder with a tokenizer.json")
 
 
 def _reason(folder: Path) -> str:
