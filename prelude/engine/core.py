@@ -22,6 +22,7 @@ from prelude.batcher.sequence import Sequence
 from prelude.batcher.view import Policy, PolicyState, ScheduleConfig
 from prelude.cache.pool import BlockPool
 from prelude.conf.schema import BatcherConfig, CacheConfig
+from prelude.conf.schema import Policy as PolicyName
 from prelude.engine.events import (
     collect_prompt_logprobs,
     last_event,
@@ -121,6 +122,8 @@ class EngineCore:
             rules=rules,
         )
         self.profile = profile or Profile(runner.prices, padded=buckets.is_static)
+        foresees = batcher.policy == PolicyName.class_aware and rules.use.prediction
+        self._predictor = self.profile.predictor(rules) if foresees else None
         self._clock = clock
         self._overlap = overlap
         self._pace = Pace()
@@ -174,7 +177,9 @@ class EngineCore:
         cached, end = self.ledger.match(first).num_tokens, first.num_prompt
         token_ms = prompt_ms(prices, 0, end, chunk) / end
         first_ms = prompt_ms(prices, cached, end, chunk)
+        prediction = self._predictor.predict(first.request) if self._predictor else None
         for seq in group:
+            seq.prediction = prediction
             seq.token_ms = token_ms
             self._classifier.arrived(seq, first_ms if seq is first else token_ms)
 
@@ -285,6 +290,8 @@ class EngineCore:
         reason, stop_id = _stop(seq, sampled.token_id)
         if reason:
             self._end(seq, reason)
+        elif self._predictor:
+            self._predictor.survived(seq.request, seq.num_output)
         is_news = reason or is_first or seq.service_class != was
         timings = timings_of(seq, now_s) if is_news else None
         return token_event(seq, sampled, reason, stop_id, timings)
@@ -304,6 +311,9 @@ class EngineCore:
     def _end(self, seq: Sequence, reason: FinishReason, keep: int | None = None) -> None:
         self.ledger.finish(seq, reason, keep)
         self._admission.ended(seq)
+        if self._predictor:
+            cut_off = reason not in ("stop", "length")
+            self._predictor.observe(seq.request, seq.num_output, censored=cut_off)
         self.log.ended(seq, self.ledger.now_s)
 
     def _account(self, plan: Plan, output: StepOutput, begun_s: float) -> None:

@@ -1,6 +1,7 @@
-"""What an engine learns of its model and machine while it serves: what launches cost, and how large
-they are. Kept between starts beside the compiled programs, so that the next one need not measure
-prices and can choose its buckets by the launches there really were.
+"""What an engine learns of its model and machine while it serves: what launches cost, how large
+they are, and how long answers get. Kept between starts beside the compiled programs, so that the
+next one need not measure prices, can choose its buckets by the launches there really were, and
+knows its clients.
 """
 
 import logging
@@ -11,6 +12,8 @@ from pathlib import Path
 
 import msgspec
 
+from prelude.batcher.predictor import Predictor
+from prelude.batcher.rules import Rules
 from prelude.types.estimator import PriceEstimator
 from prelude.types.plan import Launch
 from prelude.types.prices import PriceTable
@@ -57,6 +60,15 @@ class Profile:
         self.prices = PriceEstimator(prices, padded=padded)
         record = read_profile(path) if path else ProfileRecord()
         self._sizes = {"decode": Counter(record.decode), "prefill": Counter(record.prefill)}
+        self._predictor: Predictor | None = None
+
+    def predictor(self, rules: Rules) -> Predictor:
+        """A predictor of lengths that knows what earlier engines have learned; ``save`` keeps what
+        it learns."""
+        self._predictor = Predictor(rules.quantum, contract=rules.use.contract)
+        if self._path is not None:
+            self._predictor.load(_lengths_path(self._path))
+        return self._predictor
 
     def follow(self, listed: PriceTable) -> None:
         """The runner's own list: another one means that other programs run."""
@@ -72,7 +84,7 @@ class Profile:
             self._sizes["prefill"][sum(row.num_tokens for row in launch.rows)] += 1
 
     def save(self, *, compiled: bool) -> None:
-        """Write the file, if there is one to write. ``compiled`` says that all programs are in
+        """Write the files, if there are any to write. ``compiled`` says that all programs are in
         use, so that the prices are those that the next start will want."""
         if self._path is None:
             return
@@ -86,8 +98,14 @@ class Profile:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             unfinished.write_bytes(msgspec.json.encode(record))
             unfinished.replace(self._path)
+            if self._predictor is not None:
+                self._predictor.save(_lengths_path(self._path))
         except OSError as error:
             logger.warning("%s cannot be written: %s", self._path, error)
+
+
+def _lengths_path(path: Path) -> Path:
+    return path.with_suffix(".lengths.npz")
 
 
 def _bounded(counts: Counter[int]) -> dict[int, int]:
