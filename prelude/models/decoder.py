@@ -205,7 +205,8 @@ class Decoder(nn.Module):
         head_dim], extended in place. Returns the normed hidden states [tokens, hidden]."""
         x = embed(ids, self.embedding)
         cos, sin = self.rotary(positions)
-        assert len(kv) == len(self.layers)
+        if len(kv) != len(self.layers):
+            raise ValueError(f"kv: longer or shorter ({len(kv)}) than the layers ({len(self.layers)})")
         x = self.layers_fn(self.layers, x, cos, sin, kv, *meta)
         return self.ops.rms_norm(x, self.norm, self.spec.norm_eps)
 
