@@ -24,6 +24,8 @@ from prelude.server.errors import (
 )
 from prelude.server.fields import FieldChecker
 from prelude.server.lifecycle import Lifecycle
+from prelude.server.live import Live
+from prelude.server.live_events import live_events
 from prelude.server.metrics import Metrics
 from prelude.server.observe import ObserveMiddleware
 from prelude.server.page import page_routes
@@ -35,7 +37,7 @@ def build_app(client: EngineClient, tokenizer: Tokenizer, config: Config) -> Sta
     """The HTTP front of one engine. ``app.state.services`` holds what the routes share; its
     ``lifecycle`` is what a server drains."""
     model_name = config.model.name or Path(config.model.path).expanduser().resolve().name
-    metrics = Metrics(client, model_name)
+    metrics, lifecycle = Metrics(client, model_name), Lifecycle()
     app = Starlette(
         routes=_routes(),
         middleware=[Middleware(ObserveMiddleware, on_response=metrics.responded)],
@@ -52,7 +54,8 @@ def build_app(client: EngineClient, tokenizer: Tokenizer, config: Config) -> Sta
         tokenizer=tokenizer,
         config=config,
         metrics=metrics,
-        lifecycle=Lifecycle(),
+        lifecycle=lifecycle,
+        live=Live(client, metrics, lifecycle, model_name),
         fields=FieldChecker(config.server.strict, metrics.unknown_field),
         model_name=model_name,
         created_s=int(time.time()),
@@ -73,5 +76,6 @@ def _routes() -> list[Route]:
         Route("/health/ready", routes.ready, methods=["GET"]),
         Route("/version", routes.version, methods=["GET"]),
         Route("/metrics", routes.metrics, methods=["GET"]),
+        Route("/live/events", live_events, methods=["GET"]),
         *page_routes(),
     ]

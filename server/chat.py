@@ -13,6 +13,7 @@ from prelude.server.protocol import ChatRequest
 from prelude.server.reply import Answer, Envelope, respond, wants_usage
 from prelude.server.sampling import sampling_params
 from prelude.server.services import read_body, services_of
+from prelude.server.tally import Timings
 from prelude.text.choice import TextDelta
 from prelude.text.logprobs import LogprobEntry, TokenScore
 
@@ -66,7 +67,7 @@ class ChatReply:
             tail = b'"logprobs":' + _encode(_logprobs(delta.logprobs)) + b"," + tail
         return self._chunk(delta.index, b'{"content":' + _encode(delta.text) + b"}", tail)
 
-    def finish(self, delta: TextDelta, timings: dict[str, float] | None) -> bytes:
+    def finish(self, delta: TextDelta, timings: Timings | None) -> bytes:
         tail = b'"finish_reason":' + _encode(delta.finish_reason)
         if delta.stop_reason is not None:
             tail += b',"stop_reason":' + _encode(delta.stop_reason)

@@ -16,6 +16,7 @@ from prelude.server.protocol import CompletionRequest
 from prelude.server.reply import Answer, Envelope, respond, wants_usage
 from prelude.server.sampling import sampling_params
 from prelude.server.services import read_body, services_of
+from prelude.server.tally import Timings
 from prelude.text.choice import TextDelta
 from prelude.text.logprobs import LogprobEntry
 
@@ -82,7 +83,7 @@ class CompletionReply:
         rows = self._rows(delta.index, delta.logprobs)
         return self._echo_chunk(delta.index) + self._chunk(delta.index, delta.text, rows, b"null")
 
-    def finish(self, delta: TextDelta, timings: dict[str, float] | None) -> bytes:
+    def finish(self, delta: TextDelta, timings: Timings | None) -> bytes:
         reason = "length" if self._prompt_only else delta.finish_reason
         tail = _encode(reason)
         if delta.stop_reason is not None and not self._prompt_only:

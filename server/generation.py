@@ -14,6 +14,7 @@ from prelude.server.errors import (
     retry_later,
 )
 from prelude.server.services import Services
+from prelude.server.tally import Tally, Timings
 from prelude.text.choice import ChoiceText, TextDelta
 from prelude.types.request import RequestTimings, SamplingParams, TokenEvent, TokenLogprobs
 
@@ -65,9 +66,6 @@ class Generation:
     ) -> None:
         self._services = services
         self._metrics = services.metrics
-        self._arrival_s = arrival_s
-        self._first_s: float | None = None
-        self._last_s: dict[int, float] = {}
         self._end_s: float | None = None
         self._prompt_only = prompt_only
         self._interrupted = False
@@ -89,6 +87,7 @@ class Generation:
             for _ in range(one.n)
         ]
         self._unfinished = len(self.choices)
+        self._tally = Tally(self._metrics, len(self.choices), arrival_s)
         self._merged: asyncio.Queue[list[TokenEvent] | EngineDeadError] | None = None
         self._pumps: list[asyncio.Task[None]] = []
         if len(self._prompts) > 1:
@@ -124,22 +123,10 @@ class Generation:
             sum(prompt.cached_tokens for prompt in self._prompts),
         )
 
-    def timings(self) -> dict[str, float]:
-        """Milliseconds: of the first prompt in the engine, and of all as this process saw them."""
-        found: dict[str, float] = {}
-        if (engine := self._prompts[0].timings) is not None:
-            found["queue_ms"] = engine.queue_ms
-            found["prefill_ms"] = engine.prefill_ms
-        end_s = self._end_s or time.monotonic()
-        if self._first_s is not None:
-            found["ttft_ms"] = (self._first_s - self._arrival_s) * 1e3
-            decode_s = end_s - self._first_s
-            found["decode_ms"] = decode_s * 1e3
-            num_later = self.usage().completion_tokens - len(self.choices)
-            if num_later > 0 and decode_s > 0:
-                found["tokens_per_second"] = num_later / decode_s
-        found["total_ms"] = (end_s - self._arrival_s) * 1e3
-        return {name: round(value, 3) for name, value in found.items()}
+    def timings(self) -> Timings:
+        """Milliseconds and the service class so far, as ``Tally`` has them."""
+        num_later = self.usage().completion_tokens - len(self.choices)
+        return self._tally.timings(self._end_s or time.monotonic(), num_later)
 
     def log_fields(self) -> dict[str, object]:
         """For the access log."""
@@ -230,13 +217,7 @@ class Generation:
             raise ApiError(503, "the engine aborted the request", code="aborted")
 
     def _note(self, prompt: _Prompt, event: TokenEvent, index: int, now_s: float) -> None:
-        if event.token_ids:
-            if self._first_s is None:
-                self._first_s = now_s
-                self._metrics.ttft.observe(now_s - self._arrival_s)
-            if index in self._last_s:
-                self._metrics.inter_token.observe(now_s - self._last_s[index])
-            self._last_s[index] = now_s
+        self._tally.note(index, event, now_s)
         if event.num_cached_tokens > prompt.cached_tokens:
             prompt.cached_tokens = event.num_cached_tokens
         if event.prompt_logprobs is not None:
@@ -247,12 +228,14 @@ class Generation:
     def _take_stock(self) -> None:
         assert self._end_s is not None
         usage = self.usage()
-        self._metrics.e2e.observe(self._end_s - self._arrival_s)
+        if self.finished:
+            self._tally.ended(self._end_s)
         self._metrics.prompt_tokens.observe(usage.prompt_tokens)
         self._metrics.output_tokens.observe(usage.completion_tokens)
         for prompt in self._prompts:
             if prompt.timings is not None:
-                self._metrics.queue.observe(prompt.timings.queue_ms / 1e3)
+                waited_as = prompt.timings.waited_as
+                self._metrics.queue[waited_as].add(prompt.timings.queue_ms / 1e3)
         for choice in self.choices:
             self._metrics.finished(choice.finish_reason or "abort")
 

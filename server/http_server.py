@@ -1,5 +1,6 @@
 """uvicorn as we run it: on our socket, in our event loop, and drained before it ends."""
 
+import asyncio
 import socket
 from types import FrameType
 
@@ -7,8 +8,8 @@ import uvicorn
 from starlette.applications import Starlette
 
 from prelude.conf.schema import Config
-from prelude.server.lifecycle import Lifecycle
 from prelude.server.listen import BACKLOG
+from prelude.server.services import Services
 
 _KEEP_ALIVE_S = 65  # longer than the minute that proxies and clients keep idle connections
 _CONNECTIONS_S = 5  # for connections to close once every stream has ended
@@ -16,21 +17,30 @@ _CONNECTIONS_S = 5  # for connections to close once every stream has ended
 
 class DrainingServer(uvicorn.Server):
     """Ends in two steps: open requests get ``drain_s`` to finish while new ones are refused,
-    then connections close. A second signal ends the first step at once."""
+    then connections close. A second signal ends the first step at once. While it runs, the live
+    view's sampler does."""
 
-    def __init__(self, config: uvicorn.Config, lifecycle: Lifecycle, drain_s: float) -> None:
+    def __init__(self, config: uvicorn.Config, services: Services) -> None:
         super().__init__(config)
-        self._lifecycle = lifecycle
-        self._drain_s = drain_s
+        self._lifecycle = services.lifecycle
+        self._live = services.live
+        self._drain_s = services.config.server.drain_s
+        self._sampler: asyncio.Task[None] | None = None
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if self.should_exit:
             self._lifecycle.hurry()
         self.should_exit = True
 
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._sampler = asyncio.create_task(self._live.run())
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         await self._lifecycle.drain(self._drain_s)
         await super().shutdown(sockets)
+        if self._sampler is not None:
+            await self._sampler
 
 
 def make_server(app: Starlette, config: Config) -> DrainingServer:
@@ -48,6 +58,5 @@ def make_server(app: Starlette, config: Config) -> DrainingServer:
             timeout_keep_alive=_KEEP_ALIVE_S,
             timeout_graceful_shutdown=_CONNECTIONS_S,
         ),
-        app.state.services.lifecycle,
-        config.server.drain_s,
+        app.state.services,
     )

@@ -1,20 +1,28 @@
 """What Prometheus may ask: vLLM's names under our prefix, so that its dashboards port by sed.
 
 Gauges and counters of the engine are read from its last statistics when somebody scrapes;
-histograms of requests are filled as their events pass through this process.
+histograms of requests are filled as their events pass through this process. Latencies carry the
+service class that they were suffered in.
 """
 
 from collections.abc import Iterable, Iterator
+from itertools import accumulate
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
 from prometheus_client.registry import Collector
 
 from prelude.client.client import EngineClient
+from prelude.server.latency import BOUNDS_S, ByClass, Latencies, by_class
+from prelude.server.steps import StepWatch
+from prelude.types.service import SERVICE_CLASSES, ServiceClass
+from prelude.types.wire import ClassStats
 
-_TTFT_S = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 10, 20, 40)
-_ITL_S = (0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.1, 0.2, 0.5, 1, 5)
-_REQUEST_S = (0.005, 0.02, 0.05, 0.1, 0.3, 0.5, 1, 2, 5, 10, 20, 60, 120, 240, 480, 960)
 _TOKENS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 20000, 50000, 100000)
 
 
@@ -25,16 +33,12 @@ class Metrics:
         self.registry = CollectorRegistry()
         self.registry.register(_EngineCollector(client, model_name))
         self._model_name = model_name
-        self.ttft = self._histogram(
-            "time_to_first_token_seconds", "arrival to first token", _TTFT_S
-        )
-        self.inter_token = self._histogram(
-            "inter_token_latency_seconds", "between two events of a choice", _ITL_S
-        )
-        self.e2e = self._histogram("e2e_request_latency_seconds", "arrival to end", _REQUEST_S)
-        self.queue = self._histogram(
-            "request_queue_time_seconds", "arrival to first scheduled", _REQUEST_S
-        )
+        self.ttft = by_class()
+        self.inter_token = by_class()
+        self.e2e = by_class()
+        self.queue = by_class()
+        self.steps = client.on_stats = StepWatch()
+        self.registry.register(_LatencyCollector(self, model_name))
         self.prompt_tokens = self._histogram("request_prompt_tokens", "prompt length", _TOKENS)
         self.output_tokens = self._histogram("request_generation_tokens", "answer length", _TOKENS)
         self._finished = self._counter(
@@ -72,6 +76,48 @@ class Metrics:
         return Counter(f"prelude_{name}", what, ("model_name", *labels), registry=self.registry)
 
 
+class _LatencyCollector(Collector):
+    """Every second bucket that we count in: five a decade. A class that has not come up yet has
+    no series."""
+
+    def __init__(self, metrics: Metrics, model_name: str) -> None:
+        self._metrics = metrics
+        self._model_name = model_name
+
+    def collect(self) -> Iterator[Metric]:
+        of = self._metrics
+        yield self._classes("time_to_first_token_seconds", "arrival to first token", of.ttft)
+        yield self._classes(
+            "inter_token_latency_seconds", "between two events of a choice", of.inter_token
+        )
+        yield self._classes("e2e_request_latency_seconds", "arrival to end", of.e2e)
+        yield self._classes("request_queue_time_seconds", "arrival to first scheduled", of.queue)
+        steps = self._family("step_duration_seconds", "engine steps", "model_name")
+        _add(steps, [self._model_name], of.steps.durations)
+        yield steps
+        over = CounterMetricFamily(
+            "prelude_steps_over_budget", "steps that took longer", labels=["model_name"]
+        )
+        over.add_metric([self._model_name], sum(of.steps.over.counts))
+        yield over
+
+    def _classes(self, name: str, what: str, classes: ByClass) -> Metric:
+        family = self._family(name, what, "model_name", "service_class")
+        for service_class, latencies in classes.items():
+            if any(latencies.counts):
+                _add(family, [self._model_name, service_class], latencies)
+        return family
+
+    def _family(self, name: str, what: str, *labels: str) -> HistogramMetricFamily:
+        return HistogramMetricFamily(f"prelude_{name}", what, labels=labels)
+
+
+def _add(family: HistogramMetricFamily, labels: list[str], latencies: Latencies) -> None:
+    up_to = list(accumulate(latencies.counts))
+    buckets = [(str(bound), float(up_to[n])) for n, bound in enumerate(BOUNDS_S) if n % 2 == 0]
+    family.add_metric(labels, [*buckets, ("+Inf", float(up_to[-1]))], latencies.sum_s)
+
+
 class _EngineCollector(Collector):
     def __init__(self, client: EngineClient, model_name: str) -> None:
         self._client = client
@@ -92,6 +138,7 @@ class _EngineCollector(Collector):
         yield self._gauge("step_seconds", "the last step", stats.step_ms / 1e3)
         yield self._gauge("step_price_seconds", "its predicted time", stats.step_price_ms / 1e3)
         yield self._gauge("step_overhead_seconds", "its host time", stats.overhead_ms / 1e3)
+        yield self._gauge("step_budget_seconds", "its budget", stats.budget_ms / 1e3)
         yield self._gauge("price_error_ratio", "usual error of a price", stats.price_error)
         yield self._gauge("price_p90_ratio", "decodes over price, at p90", stats.price_p90)
         yield self._counter("prefix_cache_queries", "prompt tokens looked up", stats.prompt_tokens)
@@ -100,10 +147,24 @@ class _EngineCollector(Collector):
         yield self._counter("generation_tokens", "sampled tokens", stats.output_tokens)
         yield self._counter("wasted_tokens", "sampled for nobody", stats.wasted_tokens)
         yield self._counter("num_preemptions", "preemptions", stats.num_preemptions)
+        yield self._counter("num_parks", "slots given up with the blocks kept", stats.num_parks)
         yield self._counter("steps", "engine steps", stats.num_steps)
         yield self._counter(
             "programs_missed", "launches without a program of their size", stats.programs_missed
         )
+        classes = stats.classes or (ClassStats(),) * len(SERVICE_CLASSES)
+        named = dict(zip(SERVICE_CLASSES, classes, strict=True))
+        yield self._classes("waiting", "sequences in the queue", named)
+        yield self._classes("running", "sequences in the batch", named)
+        yield self._classes("parked", "sequences that gave up their slot", named)
+        yield self._classes("blocks", "KV blocks held, shared ones by each", named)
+
+    def _classes(self, what: str, help_text: str, named: dict[ServiceClass, ClassStats]) -> Metric:
+        labels = ["model_name", "service_class"]
+        family = GaugeMetricFamily(f"prelude_class_{what}", help_text, labels=labels)
+        for service_class, stats in named.items():
+            family.add_metric([*self._labels, service_class], getattr(stats, f"num_{what}"))
+        return family
 
     def _gauge(self, name: str, what: str, value: float) -> Metric:
         family = GaugeMetricFamily(f"prelude_{name}", what, labels=["model_name"])

@@ -15,7 +15,7 @@ from prelude.server.errors import CLIENT_CLOSED
 logger = logging.getLogger(__name__)
 
 _GOOD_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
-_QUIET = ("/health", "/metrics", "/page")
+_QUIET = ("/health", "/metrics", "/page", "/live")
 
 
 class ObserveMiddleware:

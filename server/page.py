@@ -1,4 +1,5 @@
-"""The chat page: three static files, read once, under a policy that lets nothing else in."""
+"""The chat page and the live view: static files, read once, under a policy that lets nothing else
+in."""
 
 from importlib.resources import files
 
@@ -10,6 +11,10 @@ _FILES = {
     "/": ("index.html", "text/html; charset=utf-8"),
     "/page/style.css": ("style.css", "text/css; charset=utf-8"),
     "/page/chat.js": ("chat.js", "text/javascript; charset=utf-8"),
+    "/live": ("live.html", "text/html; charset=utf-8"),
+    "/page/live.css": ("live.css", "text/css; charset=utf-8"),
+    "/page/live.js": ("live.js", "text/javascript; charset=utf-8"),
+    "/page/charts.js": ("charts.js", "text/javascript; charset=utf-8"),
 }
 _HEADERS = {
     "content-security-policy": (

@@ -16,6 +16,7 @@ from prelude.server.generation import Generation
 from prelude.server.protocol import GenerationFields
 from prelude.server.services import Services
 from prelude.server.sse import DONE, SSEResponse, disconnected
+from prelude.server.tally import Timings, server_timing
 from prelude.text.choice import TextDelta
 from prelude.text.logprobs import LogprobEntry
 
@@ -36,7 +37,7 @@ class Reply(Protocol):
 
     def opening(self) -> bytes: ...
     def delta(self, delta: TextDelta) -> bytes: ...
-    def finish(self, delta: TextDelta, timings: dict[str, float] | None) -> bytes: ...
+    def finish(self, delta: TextDelta, timings: Timings | None) -> bytes: ...
     def usage(self) -> bytes: ...
     def body(self, answers: list[Answer]) -> dict[str, Any]: ...
 
@@ -109,6 +110,7 @@ async def respond(
         generation.close,
         ping_s=services.config.server.ping_s,
         send_timeout_s=services.config.server.send_timeout_s,
+        late_headers=lambda: _headers(generation.timings(), is_end=False),
     )
 
 
@@ -147,8 +149,15 @@ async def _whole(request: Request, generation: Generation, reply: Reply) -> Resp
         gone.cancel()
         await asyncio.gather(work, gone, return_exceptions=True)
         generation.close()
-    body |= {"usage": generation.usage().body(), "timings": generation.timings()}
-    return Response(msgspec.json.encode(body), media_type="application/json")
+    timings = generation.timings()
+    body |= {"usage": generation.usage().body(), "timings": timings}
+    headers = _headers(timings, is_end=True)
+    return Response(msgspec.json.encode(body), headers=headers, media_type="application/json")
+
+
+def _headers(timings: Timings, *, is_end: bool) -> dict[str, str]:
+    told = server_timing(timings, is_end=is_end)
+    return {"server-timing": told} if told else {}
 
 
 async def _collect(generation: Generation) -> list[Answer]:

@@ -12,6 +12,7 @@ from prelude.models.sampling_defaults import SamplingDefaults
 from prelude.server.errors import ApiError, engine_gone, retry_later
 from prelude.server.fields import FieldChecker
 from prelude.server.lifecycle import Lifecycle
+from prelude.server.live import Live
 from prelude.server.metrics import Metrics
 from prelude.text.tokenizer import Tokenizer
 from prelude.types.wire import EngineInfo
@@ -24,6 +25,7 @@ class Services:
     config: Config
     metrics: Metrics
     lifecycle: Lifecycle
+    live: Live
     fields: FieldChecker
     model_name: str
     created_s: int

@@ -28,7 +28,8 @@ class SSEResponse(Response):
     """Sends each item of ``chunks`` (whole events, bytes) in one write.
 
     However it ends, ``chunks`` is closed and then ``on_close`` is called, once. A client that
-    reads nothing for ``send_timeout_s`` counts as gone.
+    reads nothing for ``send_timeout_s`` counts as gone. ``late_headers`` is asked when the response
+    starts, for what only its first chunk could tell.
     """
 
     def __init__(
@@ -38,11 +39,11 @@ class SSEResponse(Response):
         *,
         ping_s: float,
         send_timeout_s: float,
-        headers: Mapping[str, str] | None = None,
+        late_headers: Callable[[], Mapping[str, str]] = dict,
     ) -> None:
         self.status_code = 200
         self.background = None
-        self.init_headers({**_HEADERS, **(headers or {})})
+        self._late_headers = late_headers
         self._chunks = chunks
         self._on_close = on_close
         self._ping_s = ping_s
@@ -105,6 +106,7 @@ class SSEResponse(Response):
     async def _send(self, send: Send, data: bytes) -> None:
         if not self._started:
             self._started = True
+            self.init_headers({**_HEADERS, **self._late_headers()})
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
         await send({"type": "http.response.body", "body": data, "more_body": True})
         self._last_write_s = asyncio.get_running_loop().time()

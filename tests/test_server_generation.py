@@ -160,7 +160,7 @@ async def test_timings() -> None:
         )
         await work.next()
         work.close()
-        got = work.timings()
+        got: dict[str, Any] = dict(work.timings())
         assert (got["queue_ms"], got["prefill_ms"]) == (1.5, 2.5)
         assert got["ttft_ms"] <= got["total_ms"]
         assert got["tokens_per_second"] > 0
@@ -179,7 +179,40 @@ async def test_closing_twice_counts_once() -> None:
         assert transport.sent.count(Abort(transport.requests[0].uid)) == 1
         text = services.metrics.text().decode()
         assert 'finished_reason="abort",model_name="test-model"} 2.0' in text
-        assert 'prelude_e2e_request_latency_seconds_count{model_name="test-model"} 1.0' in text
+        assert 'prelude_request_generation_tokens_count{model_name="test-model"} 1.0' in text
+
+
+async def test_only_what_came_to_its_end_has_a_duration() -> None:
+    async with scripted() as (services, transport):
+        durations = services.metrics.e2e["fast"]
+        left, ended = generation(services), generation(services)
+        transport.events(TokenEvent(transport.requests[1].uid, 0, [5], "length"))
+        await everything(ended)
+        left.close()
+        assert sum(durations.counts) == 0
+        ended.close()
+        assert sum(durations.counts) == 1
+
+
+async def test_the_class_comes_back_with_the_numbers() -> None:
+    async with scripted() as (services, transport):
+        work = generation(services)
+        uid = transport.requests[0].uid
+        told = RequestTimings(1.5, 2.5, 0.0, 0, "fast", 41.26, "doc")
+        transport.events(TokenEvent(uid, 0, [5], timings=told))
+        await work.next()
+        assert work.timings()["service_class"] == "doc"
+        assert work.timings()["predicted_tokens"] == 41.3
+        transport.events(
+            TokenEvent(uid, 0, [6], timings=RequestTimings(1.5, 2.5, 9.0, 0, "deep", 41.26, "doc")),
+            TokenEvent(uid, 0, [7], "stop", timings=RequestTimings(1.5, 2.5, 9.9, 0, "fast")),
+        )
+        await everything(work)
+        work.close()
+        assert work.log_fields()["service_class"] == "deep"
+        assert sum(services.metrics.ttft["doc"].counts) == 1
+        assert sum(services.metrics.queue["doc"].counts) == 1
+        assert sum(services.metrics.e2e["deep"].counts) == 1
 
 
 @pytest.mark.parametrize("num_prompts", [1, 2])

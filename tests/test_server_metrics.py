@@ -4,8 +4,9 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from prelude.server.metrics import Metrics
-from prelude.types.wire import EngineStats, Ready
-from tests.fakes import scripted_client, some_info
+from prelude.types.service import SERVICE_CLASSES
+from prelude.types.wire import ClassStats, EngineStats, Ready, StepEvents
+from tests.fakes import scripted_client, some_info, until
 
 
 async def values(stats: EngineStats, ready: bool = True) -> dict[str, float]:
@@ -42,6 +43,8 @@ async def values(stats: EngineStats, ready: bool = True) -> dict[str, float]:
         ("prelude_step_seconds", 0.02),
         ("prelude_step_price_seconds", 0.018),
         ("prelude_step_overhead_seconds", 0.001),
+        ("prelude_step_budget_seconds", 0.05),
+        ("prelude_num_parks_total", 2),
     ],
 )
 async def test_engine_statistics(name: str, value: float) -> None:
@@ -62,6 +65,8 @@ async def test_engine_statistics(name: str, value: float) -> None:
         step_ms=20.0,
         step_price_ms=18.0,
         overhead_ms=1.0,
+        budget_ms=50.0,
+        num_parks=2,
     )
     assert (await values(stats))[name] == pytest.approx(value)
 
@@ -70,6 +75,65 @@ async def test_before_the_engine_is_there() -> None:
     found = await values(EngineStats(), ready=False)
     assert found["prelude_engine_up"] == 0
     assert found["prelude_kv_cache_usage_perc"] == 0
+
+
+async def scraped(metrics: Metrics) -> dict[tuple[str, ...], float]:
+    """By name and by the values of the labels that are not the model's name."""
+    families = text_string_to_metric_families(metrics.text().decode())
+    return {
+        (sample.name, *(v for k, v in sorted(sample.labels.items()) if k != "model_name")): (
+            sample.value
+        )
+        for family in families
+        for sample in family.samples
+    }
+
+
+async def test_classes_have_their_gauges() -> None:
+    client, _ = scripted_client()
+    metrics = Metrics(client, "m")
+    found = await scraped(metrics)
+    assert all(found["prelude_class_waiting", name] == 0 for name in SERVICE_CLASSES)
+    numbers = iter(range(1, 17))
+    of = tuple(ClassStats(*(next(numbers) for _ in range(4))) for _ in SERVICE_CLASSES)
+    client.stats = EngineStats(classes=of)
+    found = await scraped(metrics)
+    for name, one in zip(SERVICE_CLASSES, of, strict=True):
+        gauges = [found[f"prelude_class_{w}", name] for w in ("waiting", "running", "parked")]
+        assert gauges == [one.num_waiting, one.num_running, one.num_parked]
+        assert found["prelude_class_blocks", name] == one.num_blocks
+    await client.close()
+
+
+async def test_latencies_are_histograms_by_class() -> None:
+    client, _ = scripted_client()
+    metrics = Metrics(client, "m")
+    for seconds in (0.0009, 0.0011, 0.004, 5000.0):
+        metrics.inter_token["deep"].add(seconds)
+    found = await scraped(metrics)
+    name = "prelude_inter_token_latency_seconds"
+    buckets = {key[1]: value for key, value in found.items() if key[0] == f"{name}_bucket"}
+    assert {key[2] for key in found if key[0] == f"{name}_bucket"} == {"deep"}
+    assert (buckets["0.001"], buckets["0.0016"], buckets["0.0025"]) == (1, 2, 2)
+    assert (buckets["0.004"], buckets["1000.0"], buckets["+Inf"]) == (3, 3, 4)
+    assert list(buckets.values()) == sorted(buckets.values())
+    assert found[f"{name}_count", "deep"] == 4
+    assert found[f"{name}_sum", "deep"] == pytest.approx(5000.006)
+    assert (f"{name}_count", "fast") not in found
+    await client.close()
+
+
+async def test_steps_are_counted_as_they_are_told() -> None:
+    client, transport = scripted_client()
+    metrics = Metrics(client, "m")
+    for step, step_ms in enumerate((10.0, 60.0, 40.0), 1):
+        transport.say(StepEvents([], EngineStats(num_steps=step, step_ms=step_ms, budget_ms=50.0)))
+    await until(lambda: client.stats.num_steps == 3)
+    found = await scraped(metrics)
+    assert found["prelude_step_duration_seconds_count",] == 3
+    assert found["prelude_step_duration_seconds_sum",] == pytest.approx(0.11)
+    assert found["prelude_steps_over_budget_total",] == 1
+    await client.close()
 
 
 async def test_two_servers_do_not_share_numbers() -> None:

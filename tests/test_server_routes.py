@@ -118,6 +118,7 @@ async def samples(server: Any) -> dict[str, float]:
 
 async def test_metrics() -> None:
     label = '{model_name="test-model"}'
+    fast = '{model_name="test-model",service_class="fast"}'
     async with serving() as server:
         before = await samples(server)
         assert before[f"prelude_engine_up{label}"] == 1
@@ -132,8 +133,10 @@ async def test_metrics() -> None:
         assert after[f"prelude_prompt_tokens_total{label}"] > 0
         assert after[f"prelude_prefix_cache_hits_total{label}"] > 0
         for name in ("time_to_first_token", "e2e_request_latency", "request_queue_time"):
-            assert after[f"prelude_{name}_seconds_count{label}"] == 2
-        assert after[f"prelude_inter_token_latency_seconds_count{label}"] == num
+            assert after[f"prelude_{name}_seconds_count{fast}"] == 2
+        assert after[f"prelude_inter_token_latency_seconds_count{fast}"] == num
+        steps = after[f"prelude_steps_total{label}"]
+        assert after[f"prelude_step_duration_seconds_count{label}"] == steps
         assert after[f"prelude_num_requests_running{label}"] == 0
         assert after[f"prelude_kv_cache_usage_perc{label}"] == 0
         model = 'model_name="test-model"'

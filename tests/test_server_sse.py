@@ -97,6 +97,22 @@ async def test_chunks_go_out_as_they_are_in_one_write_each() -> None:
     assert (source.closed, source.ended) == (1, True)
 
 
+async def test_late_headers_are_asked_when_the_first_chunk_is_there() -> None:
+    source, peer, told = Source(b"data: 1\n\n", DONE), Peer(), list[int]()
+
+    def late() -> dict[str, str]:
+        told.append(len(peer.sent))
+        return {"server-timing": "ttft;dur=1"}
+
+    response = SSEResponse(source(), source.close, ping_s=60, send_timeout_s=60, late_headers=late)
+    assert told == []
+    await response({"type": "http"}, peer.receive, peer.send)
+    assert told == [0]
+    headers = dict(peer.sent[0]["headers"])
+    assert headers[b"server-timing"] == b"ttft;dur=1"
+    assert headers[b"cache-control"] == b"no-cache, no-store"
+
+
 async def test_an_error_before_the_first_chunk_has_its_own_status() -> None:
     source, peer = Source(retry_later("overloaded: full", "rate_limit_exceeded", 429)), Peer()
     await run(source, peer)
