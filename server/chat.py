@@ -8,6 +8,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from prelude.server.generation import Generation
+from prelude.server.hints import hints_of
 from prelude.server.prompts import check_fits, encode_chat
 from prelude.server.protocol import ChatRequest
 from prelude.server.reply import Answer, Envelope, respond, wants_usage
@@ -27,6 +28,7 @@ async def chat_completions(request: Request) -> Response:
     services.check_model(body.model)
     engine = services.engine()
     include_usage = wants_usage(body)
+    hints = hints_of(body, request.headers, services.config.batcher.policy)
     prompt_ids = await encode_chat(services.tokenizer, body)
     room = check_fits(len(prompt_ids), engine.max_len, "messages")
     params = sampling_params(body, services.defaults, room)
@@ -38,6 +40,7 @@ async def chat_completions(request: Request) -> Response:
         arrival_s=arrival_s,
         continues=bool(body.continue_final_message),
         cache_salt=body.cache_salt or "",
+        hints=hints,
     )
     envelope = Envelope.make(
         request, services, "chatcmpl", "chat.completion.chunk", "chat.completion"

@@ -10,6 +10,7 @@ from starlette.responses import Response
 
 from prelude.server.echo import Echo
 from prelude.server.generation import Generation
+from prelude.server.hints import hints_of
 from prelude.server.legacy_logprobs import Row, legacy_logprobs, output_row
 from prelude.server.prompts import check_fits, encode_prompts
 from prelude.server.protocol import CompletionRequest
@@ -30,6 +31,7 @@ async def completions(request: Request) -> Response:
     services.check_model(body.model)
     engine = services.engine()
     include_usage = wants_usage(body)
+    hints = hints_of(body, request.headers, services.config.batcher.policy)
     prompts = await encode_prompts(
         services.tokenizer, body, limit=services.config.batcher.max_waiting // max(body.n or 1, 1)
     )
@@ -46,6 +48,7 @@ async def completions(request: Request) -> Response:
         arrival_s=arrival_s,
         continues=True,
         cache_salt=body.cache_salt or "",
+        hints=hints,
         prompt_only=prompt_only,
     )
     envelope = Envelope.make(request, services, "cmpl", "text_completion", "text_completion")

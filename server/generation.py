@@ -17,6 +17,7 @@ from prelude.server.services import Services
 from prelude.server.tally import Tally, Timings
 from prelude.text.choice import ChoiceText, TextDelta
 from prelude.types.request import RequestTimings, SamplingParams, TokenEvent, TokenLogprobs
+from prelude.types.service import Hints
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +63,7 @@ class Generation:
         arrival_s: float,
         continues: bool,
         cache_salt: str = "",
+        hints: Hints | None = None,
         prompt_only: bool = False,
     ) -> None:
         self._services = services
@@ -73,7 +75,7 @@ class Generation:
         self._prompts: list[_Prompt] = []
         try:
             for ids, one in zip(prompts, params, strict=True):
-                stream = services.client.submit(ids, one, cache_salt=cache_salt)
+                stream = services.client.submit(ids, one, cache_salt=cache_salt, hints=hints)
                 self._prompts.append(_Prompt(stream, ids))
         except (ValueError, EngineDeadError) as error:
             for prompt in self._prompts:
@@ -212,7 +214,7 @@ class Generation:
 
     def _check(self, event: TokenEvent) -> None:
         if event.finish_reason == "error":
-            raise from_engine(event.error or "the engine failed this request")
+            raise from_engine(event.error or "the engine failed this request", event.refusal)
         if event.finish_reason == "abort":
             raise ApiError(503, "the engine aborted the request", code="aborted")
 

@@ -1,5 +1,7 @@
 """Whatever goes wrong has a status, the field at fault and a code."""
 
+import re
+
 import msgspec
 import pytest
 
@@ -16,6 +18,7 @@ from prelude.server.errors import (
     unsupported,
 )
 from prelude.server.protocol import ChatRequest
+from prelude.types.errors import REFUSAL_CODES, Refusal, RefusalCode
 
 
 def body(error: ApiError) -> dict[str, str | None]:
@@ -69,7 +72,6 @@ def test_value_errors_keep_their_field() -> None:
 @pytest.mark.parametrize(
     ("message", "status", "param"),
     [
-        ("overloaded: 9 requests are waiting; retry later", 429, None),
         ("logit_bias: token ids must be between 0 and 9", 400, "logit_bias"),
         ("RuntimeError happened", 500, None),
     ],
@@ -77,7 +79,39 @@ def test_value_errors_keep_their_field() -> None:
 def test_engine_messages(message: str, status: int, param: str | None) -> None:
     error = from_engine(message)
     assert (error.status, error.param, error.message) == (status, param, message)
-    assert ("retry-after" in error.headers) == (status == 429)
+    assert "retry-after" not in error.headers
+
+
+@pytest.mark.parametrize(
+    ("refusal", "status", "code", "header"),
+    [
+        (Refusal("queue_full", 2.5, num_waiting=9), 429, "rate_limit_exceeded", "3"),
+        (Refusal("class_full", 0.0, "batch", 9), 429, "rate_limit_exceeded", "1"),
+        (Refusal("ttft_infeasible", 7.0, "fast", 0, 900.0, 50.0), 429, "rate_limit_exceeded", "7"),
+        (Refusal("deadline_infeasible", 1.2, "doc", 0, 9.0, 5.0), 429, "rate_limit_exceeded", "2"),
+        (Refusal("ttft_expired", 0.0, "fast", 0, 51.0, 50.0), 503, "deadline_expired", "1"),
+        (Refusal("deadline_expired", 4.0, "deep", 0, 51.0, 50.0), 503, "deadline_expired", "4"),
+    ],
+)
+def test_refusals_say_why_and_when_to_try_again(
+    refusal: Refusal, status: int, code: str, header: str
+) -> None:
+    error = from_engine("whatever", refusal)
+    assert (error.status, error.code, error.message) == (status, code, str(refusal))
+    assert error.headers["retry-after"] == header
+    details = msgspec.json.decode(error.body())["error"]["details"]
+    assert details["reason"] == refusal.code
+    assert details["retry_after_ms"] == float(error.headers["retry-after-ms"])
+    assert details["retry_after_ms"] >= 1000.0
+    assert details.get("estimate_ms", 0.0) == refusal.estimate_ms
+    assert details.get("num_waiting", 0) == refusal.num_waiting
+
+
+@pytest.mark.parametrize("code", REFUSAL_CODES)
+def test_every_refusal_has_words(code: RefusalCode) -> None:
+    refusal = Refusal(code, 1.0, "doc", 7, 120.4, 99.0)
+    assert re.match(r"(overloaded|expired): [^{}]+$", str(refusal))
+    assert ("7 requests" if "full" in code else "_ms=99") in str(refusal)
 
 
 @pytest.mark.parametrize(

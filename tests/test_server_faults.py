@@ -10,6 +10,7 @@ import httpx
 import msgspec
 import pytest
 
+from prelude.types.errors import REFUSAL_CODES, Refusal, RefusalCode
 from prelude.types.request import TokenEvent
 from prelude.types.wire import Abort, Progress, Ready
 from tests.fakes import ScriptedTransport, scripted_client, some_info, until
@@ -118,7 +119,6 @@ async def test_an_engine_that_dies_ends_every_stream_and_refuses_the_rest() -> N
 @pytest.mark.parametrize(
     ("message", "status", "code"),
     [
-        ("overloaded: 9 requests are waiting; retry later", 429, "rate_limit_exceeded"),
         ("prompt: token ids must be between 0 and 9", 400, "invalid_value"),
         ("a kernel failed", 500, "engine_error"),
     ],
@@ -133,7 +133,34 @@ async def test_engine_refusals_have_a_status(
         response = await task
         assert response.status_code == status
         assert response.json()["error"]["code"] == code
-        assert ("retry-after" in response.headers) == (status == 429)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("code", REFUSAL_CODES)
+async def test_refused_and_expired_requests_may_try_again(stream: bool, code: RefusalCode) -> None:
+    refusal = Refusal(code, 6.2, "fast", 9, 900.0, 250.0)
+    status = 503 if "expired" in code else 429
+    async with scripted() as (server, transport):
+        task = asyncio.create_task(server.chat(stream=stream))
+        uid = (await transport.submitted()).uid
+        transport.events(TokenEvent(uid, 0, [], "error", error=str(refusal), refusal=refusal))
+        response = await task
+        assert response.status_code == status
+        assert response.headers["retry-after"] == "7"
+        assert response.headers["retry-after-ms"] == "6200"
+        assert response.json()["error"]["details"]["reason"] == code
+
+
+async def test_an_answer_that_expires_midway_ends_with_an_event() -> None:
+    refusal = Refusal("deadline_expired", 0.0, "deep", 0, 260.0, 250.0)
+    async with scripted() as (server, transport):
+        task = asyncio.create_task(open_stream(server))
+        uid = (await transport.submitted()).uid
+        transport.events(TokenEvent(uid, 0, ids("Hello")))
+        response = await task
+        transport.events(TokenEvent(uid, 0, [], "error", error=str(refusal), refusal=refusal))
+        error = error_of(await response.aread())
+        assert (error["code"], error["message"]) == ("deadline_expired", str(refusal))
 
 
 async def test_an_engine_error_after_the_first_token_is_an_event() -> None:
@@ -159,7 +186,8 @@ async def test_one_dead_prompt_of_many() -> None:
     async with scripted() as (server, transport):
         task = asyncio.create_task(server.complete(prompt=["a", "b"]))
         second = await transport.submitted(2)
-        transport.events(TokenEvent(second.uid, 0, [], "error", error="overloaded: full"))
+        full = Refusal("queue_full", num_waiting=7)
+        transport.events(TokenEvent(second.uid, 0, [], "error", error=str(full), refusal=full))
         assert (await task).status_code == 429
         await until(lambda: Abort(transport.requests[0].uid) in transport.sent)
 
