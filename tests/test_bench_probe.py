@@ -10,6 +10,7 @@ import torch
 
 from prelude.bench import probe as module
 from prelude.bench.result import Probe
+from prelude.kernels import pages
 
 
 @pytest.fixture(autouse=True)
@@ -24,6 +25,19 @@ def test_a_probe_here() -> None:
     assert probe.read_gb_s > 0.01
     assert probe.gemm_gflop_s > 0.001
     assert 0.0 < probe.quiet.spin_share <= 1.0
+
+
+def test_what_is_read_lies_where_weights_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    shapes: list[tuple[int, ...]] = []
+    empty = pages.empty
+
+    def spy(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+        shapes.append(shape)
+        return empty(shape, dtype, device)
+
+    monkeypatch.setattr(pages, "empty", spy)
+    module.probe("cpu", 1, "float32", repeats=1)
+    assert shapes == [(2**18,)]
 
 
 @pytest.mark.cuda

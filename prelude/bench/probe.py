@@ -26,12 +26,15 @@ def probe(device: str, threads: int, dtype: str, repeats: int = 5) -> Probe:
     """Measure here. ``device`` is cpu or cuda; ``dtype`` is that of the matrix product."""
     import torch
 
+    from prelude.kernels import pages
+
     quiet = machine.quietness()
     torch.set_num_threads(threads)
     synchronize: Callable[[], object] = (
         torch.cuda.synchronize if device == "cuda" else (lambda: None)
     )
-    data = torch.ones(READ_BYTES[device] // 4, dtype=torch.float32, device=device)
+    # In huge pages, as weights are: reading small ones is slower, and no roof.
+    data = pages.empty((READ_BYTES[device] // 4,), torch.float32, torch.device(device)).fill_(1)
     half, other = data.chunk(2)
     move = (lambda: other.copy_(half)) if device == "cuda" else (lambda: data.sum())
     read_s = _best_s(move, synchronize, repeats)
