@@ -15,8 +15,7 @@ from prelude.simulate.records import Gaps
 from prelude.simulate.traffic import SimRequest
 from prelude.types.service import Hints
 
-_SAME_BUSY_S = 0.05  # steps that begin later after the one before it follow a pause
-_FITTED = 0.95  # of the steps, without those that something else held up
+_PAUSE_MS = 1000.0  # between two steps: then the engine was stopped, not busy
 
 
 @dataclass(slots=True)
@@ -43,29 +42,35 @@ class Recording:
             for uid, record in enumerate(self.requests)
         ]
 
+    def until(self, share: float) -> "Recording":
+        """The first steps of it, so large a share, and the requests that ended in them."""
+        steps = self.steps[: max(int(share * len(self.steps)), 2)]
+        end_s = end_of(steps[-1])
+        return Recording(steps, [record for record in self.requests if record.end_s <= end_s])
+
     def overhead_ms(self) -> tuple[float, float]:
         """What a step takes besides its launches, until the next one begins: at least, and more
         for each row. By least squares over steps that followed each other at once."""
         points = []
         for step, after in pairwise(self.steps):
             run_ms = sum(launch.actual_ms for launch in step.launches)
-            host_ms = (after.start_s - step.start_s) * 1e3 - run_ms
-            if step.num_running and 0.0 <= host_ms < _SAME_BUSY_S * 1e3:
-                rows = sum(len(launch.rows) for launch in step.launches)
-                points.append((host_ms, rows))
+            rest_ms = (after.start_s - step.start_s) * 1e3 - run_ms
+            if step.num_running and 0.0 <= rest_ms < _PAUSE_MS:
+                points.append((rest_ms, sum(len(launch.rows) for launch in step.launches)))
         if len(points) < 2:
             return 0.0, 0.0
-        kept = np.array(sorted(points)[: max(int(_FITTED * len(points)), 2)])
-        columns = np.stack([np.ones(len(kept)), kept[:, 1]], axis=1)
-        (least, each), *_ = np.linalg.lstsq(columns, kept[:, 0], rcond=None)
+        host_ms, rows = np.array(points).T
+        columns = np.stack([np.ones(len(rows)), rows], axis=1)
+        (least, each), *_ = np.linalg.lstsq(columns, host_ms, rcond=None)
         if each < 0.0 or least < 0.0:
-            return float(np.mean(kept[:, 0])), 0.0
+            return float(host_ms.mean()), 0.0
         return float(least), float(each)
 
-    def gaps(self) -> dict[str, Gaps]:
-        """Between tokens as they really came, by kind."""
-        kinds = {record.seq_id: kind_of(record) for record in self.requests}
-        lengths = {record.seq_id: record.num_prompt for record in self.requests}
+    def gaps(self, from_s: float) -> dict[str, Gaps]:
+        """Between tokens as they really came, by kind, of requests that came after ``from_s``."""
+        chosen = [record for record in self.requests if record.arrival_s >= from_s]
+        kinds = {record.seq_id: kind_of(record) for record in chosen}
+        lengths = {record.seq_id: record.num_prompt for record in chosen}
         last_s: dict[int, float] = {}
         found: dict[str, Gaps] = {kind: Gaps() for kind in kinds.values()}
         for step in self.steps:

@@ -4,7 +4,7 @@ the log's own rows (are the prices right?), and free, from the arrivals alone (i
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +13,18 @@ import numpy as np
 
 from prelude.bench.result import Summary
 from prelude.bench.stats import summarise
-from prelude.conf.simulate import SimulateConfig
+from prelude.conf.simulate import SimDevice, SimulateConfig
 from prelude.engine.steplog import LaunchRecord, RequestRecord
-from prelude.simulate.fleet import build, play
-from prelude.simulate.prices import price_list
-from prelude.simulate.recorded import Recording, kind_of, read_recording
+from prelude.simulate.fleet import play
+from prelude.simulate.prices import buckets_of, price_list
+from prelude.simulate.recorded import Recording, end_of, kind_of, read_recording
 from prelude.simulate.records import Life, Recorder
+from prelude.simulate.replica import Replica
+from prelude.simulate.runner import Truth
 from prelude.types.prices import PriceTable, Sums
 
 REPLAY_VERSION = 1
+_FITTED_SHARE = 0.4  # of the steps
 
 
 class LaunchError(msgspec.Struct, frozen=True):
@@ -54,17 +57,29 @@ class Replayed(msgspec.Struct, frozen=True):
     request_error: dict[str, float]
 
 
+class Fit(msgspec.Struct, frozen=True):
+    """What the first part of a log told of the machine: real over listed milliseconds of its
+    launches (percentiles), and what a step takes besides them: at least, and a row."""
+
+    num_steps: int
+    factor_p10: float
+    factor_p50: float
+    factor_p90: float
+    overhead_ms: float
+    overhead_row_ms: float
+
+
 class ReplayResult(msgspec.Struct, frozen=True, tag="replay", tag_field="benchmark"):
     """``engine`` are the prices that the engine believed when it planned, ``listed`` those of
-    ``device.prices``, both by kind of launch. ``overhead_ms`` was found in the log: at least, and
-    a row."""
+    ``device.prices``, both by kind of launch. ``classes`` are of the requests that came after the
+    part that was fitted."""
 
     config: dict[str, Any]
     num_steps: int
     num_requests: int
     num_left_out: int
     measured_s: float
-    overhead_ms: tuple[float, float]
+    fit: Fit
     engine: dict[str, LaunchError]
     listed: dict[str, LaunchError]
     classes: dict[str, Replayed]
@@ -72,32 +87,58 @@ class ReplayResult(msgspec.Struct, frozen=True, tag="replay", tag_field="benchma
 
 
 def replay(config: SimulateConfig) -> ReplayResult:
-    """Hold ``config``'s device and batcher against the log. Raises ``ValueError``."""
+    """Hold ``config``'s device and batcher against the log: what the machine is like is taken from
+    its first part, what is compared from the rest. Raises ``ValueError``."""
     assert config.replay is not None
     recording = read_recording(Path(config.replay))
-    overhead = recording.overhead_ms()
-    device = replace(config.device, overhead_ms=overhead[0], overhead_row_ms=overhead[1])
-    recorder = free_run(replace(config, device=device), recording)
-    first, last = recording.requests[0], recording.requests[-1]
+    table = price_list(config.device)
+    first = recording.until(_FITTED_SHARE)
+    truth = fitted(config.device, first)
+    recorder = free_run(config, recording, truth)
+    from_s = end_of(first.steps[-1])
+    p10, p50, p90 = np.quantile(np.concatenate([*truth.factors.values()]), (0.1, 0.5, 0.9)).tolist()
+    start_s, end_s = recording.requests[0].arrival_s, recording.requests[-1].end_s
     return ReplayResult(
         config=asdict(config),
         num_steps=len(recording.steps),
         num_requests=len(recording.requests),
         num_left_out=_left_out(recording),
-        measured_s=last.end_s - first.arrival_s,
-        overhead_ms=overhead,
+        measured_s=end_s - start_s,
+        fit=Fit(len(first.steps), p10, p50, p90, truth.overhead_ms, truth.overhead_row_ms),
         engine=by_kind((x, x.price_ms) for x in recording.launches),
-        listed=by_kind(_listed(recording, price_list(device))),
-        classes=_compare(recording, recorder),
+        listed=by_kind(_listed(recording, table)),
+        classes=_compare(recording, recorder, from_s),
     )
 
 
-def free_run(config: SimulateConfig, recording: Recording) -> Recorder:
+def fitted(device: SimDevice, recording: Recording) -> Truth:
+    """The device as the recording found it: each launch takes its listed price times what some
+    launch of its kind in the recording took over its own."""
+    table = price_list(device)
+    factors = defaultdict[str, list[float]](list)
+    for launch, price_ms in _listed(recording, table):
+        factors[launch.key.partition("[")[0]].append(launch.actual_ms / price_ms)
+    overhead_ms, row_ms = recording.overhead_ms()
+    return Truth(
+        table=table,
+        buckets=buckets_of(device),
+        overhead_ms=overhead_ms,
+        overhead_row_ms=row_ms,
+        factors={kind: np.array(values) for kind, values in factors.items()},
+    )
+
+
+def free_run(config: SimulateConfig, recording: Recording, truth: Truth) -> Recorder:
     """The same arrivals through the same policy."""
     requests = recording.traffic()
-    recorder = Recorder(0, len(requests))
-    replicas = build(config.fleet, config.device, config.batcher, recorder, config.traffic.seed)
-    play(replicas, requests, config.fleet.routing)
+    start_s = recording.requests[0].arrival_s
+    from_s = end_of(recording.until(_FITTED_SHARE).steps[-1]) - start_s
+    first = next((r.uid for r in requests if r.arrival_s >= from_s), len(requests))
+    recorder = Recorder(first, len(requests))
+    engine = Replica(
+        0, config.device, config.batcher, recorder, seed=config.traffic.seed, truth=truth
+    )
+    play([engine], requests, config.fleet.routing)
     return recorder
 
 
@@ -143,17 +184,19 @@ def _left_out(recording: Recording) -> int:
     return len(seen - known)
 
 
-def _compare(recording: Recording, recorder: Recorder) -> dict[str, Replayed]:
-    real_gaps = recording.gaps()
+def _compare(recording: Recording, recorder: Recorder, from_s: float) -> dict[str, Replayed]:
+    """By kind, the requests that came after ``from_s``."""
+    real_gaps = recording.gaps(from_s)
     lives = [recorder.lives[uid] for uid in range(len(recording.requests))]
-    pairs = list(zip(recording.requests, lives, strict=True))
-    kinds = dict.fromkeys(kind_of(record) for record in recording.requests)
-    found = {}
-    for kind in kinds:
-        chosen = [(record, life) for record, life in pairs if kind_of(record) == kind]
-        gaps = (real_gaps[kind].summary(), recorder.gaps[kind].summary())
-        found[kind] = _replayed(chosen, gaps)
-    return found
+    pairs = zip(recording.requests, lives, strict=True)
+    by_kind = defaultdict[str, list[tuple[RequestRecord, Life]]](list)
+    for record, life in pairs:
+        if record.arrival_s >= from_s:
+            by_kind[kind_of(record)].append((record, life))
+    return {
+        kind: _replayed(chosen, (real_gaps[kind].summary(), recorder.gaps[kind].summary()))
+        for kind, chosen in by_kind.items()
+    }
 
 
 def _replayed(

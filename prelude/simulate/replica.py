@@ -78,7 +78,8 @@ def truth_of(device: SimDevice) -> Truth:
 
 
 class Replica:
-    """``number`` is its place in the fleet. ``advance`` runs it; ``recorder`` is told of it all."""
+    """``number`` is its place in the fleet. ``advance`` runs it; ``recorder`` is told of it all.
+    ``truth`` takes the place of what ``device`` says of steps."""
 
     def __init__(
         self,
@@ -89,10 +90,11 @@ class Replica:
         *,
         seed: int = 0,
         log: StepLog | None = None,
+        truth: Truth | None = None,
     ) -> None:
         self.number = number
         self.clock = SimClock()
-        self.truth = truth_of(device)
+        self.truth = truth or truth_of(device)
         self.runner = SimRunner(
             self.truth,
             self.clock,

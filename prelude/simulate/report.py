@@ -140,8 +140,10 @@ def replay_tables(result: ReplayResult) -> Iterator[RenderableType]:
     yield _replayed(result)
     yield (
         f"{result.num_requests} requests, {result.num_steps} steps, {result.measured_s:.0f} s; "
-        f"{result.num_left_out} sequences left out; a step has {result.overhead_ms[0]:.3f} ms "
-        f"besides its launches and {result.overhead_ms[1] * 1e3:.1f} us a row"
+        f"{result.num_left_out} sequences left out; fitted on {result.fit.num_steps} steps: real "
+        f"over listed {result.fit.factor_p50:.2f} ({result.fit.factor_p10:.2f} to "
+        f"{result.fit.factor_p90:.2f}), {result.fit.overhead_ms:.3f} ms a step besides and "
+        f"{result.fit.overhead_row_ms * 1e3:.0f} us a row"
     )
 
 

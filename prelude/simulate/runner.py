@@ -3,13 +3,14 @@ take, on a clock that nobody waits for.
 """
 
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from prelude.graphs.buckets import Buckets
 from prelude.simulate.prompts import EOS_ID, VOCAB_SIZE
-from prelude.types.plan import Launch, Plan, ProgramCount, Sampled, StepOutput
+from prelude.types.plan import Launch, LaunchKind, Plan, ProgramCount, Sampled, StepOutput
 from prelude.types.prices import PriceTable, Sums, sums_of
 
 Floats = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
@@ -30,8 +31,9 @@ class SimClock:
 
 @dataclass(frozen=True, slots=True)
 class Truth:
-    """What steps really take: ``table`` times ``bias``, and a lognormal factor a launch. A step's
-    host part is ``overhead_ms`` and so much more a row."""
+    """What steps really take: ``table`` times ``bias``, and a factor a launch: lognormal, or drawn
+    from the ``factors`` of its kind. A step's host part is ``overhead_ms`` and so much more a row.
+    """
 
     table: PriceTable
     buckets: Buckets = field(default_factory=Buckets)
@@ -39,6 +41,17 @@ class Truth:
     noise: float = 0.0
     overhead_ms: float = 0.0
     overhead_row_ms: float = 0.0
+    factors: Mapping[str, Floats] = field(default_factory=dict)
+
+    @property
+    def varies(self) -> bool:
+        return bool(self.noise or self.factors)
+
+    def draw(self, kind: LaunchKind, num: int, rng: np.random.Generator) -> Floats:
+        """How much longer than its price each of ``num`` launches takes."""
+        if (factors := self.factors.get(kind)) is not None:
+            return np.asarray(rng.choice(factors, num))
+        return rng.lognormal(0.0, self.noise, num) if self.noise else np.ones(num)
 
     def launch_ms(self, launch: Launch) -> float:
         """Without noise."""
@@ -154,19 +167,15 @@ class SimRunner:
         if within_ms <= 0.0 or most < 1:
             return np.zeros(0)
         most = int(min(most, 2.0 * within_ms / first_ms + 2.0))
-        run_ms = (first_ms + more_ms * np.arange(most)) * self.factors(most)
+        run_ms = (first_ms + more_ms * np.arange(most)) * self.truth.draw(
+            launch.key.kind, most, self._rng
+        )
         step_ms = run_ms + self.truth.host_ms(len(launch.rows))
         ends_ms = np.cumsum(step_ms)
         num = 1 + int(np.searchsorted(ends_ms[:-1], within_ms))
         self.busy_ms += float(run_ms[:num].sum())
         self._clock.spend(float(ends_ms[num - 1]))
         return np.asarray(step_ms[:num])
-
-    def factors(self, num: int) -> Floats:
-        """How much longer than its price each of ``num`` steps takes."""
-        if not self.truth.noise:
-            return np.ones(num)
-        return self._rng.lognormal(0.0, self.truth.noise, num)
 
     def upkeep(self) -> None:
         """Nothing is compiled here."""
@@ -176,8 +185,8 @@ class SimRunner:
 
     def _took(self, launch: Launch) -> float:
         ms = self.truth.launch_ms(launch)
-        if self.truth.noise:
-            ms *= float(self.factors(1)[0])
+        if self.truth.varies:
+            ms *= float(self.truth.draw(launch.key.kind, 1, self._rng)[0])
         if self._computed:
             self._count_waste(launch, ms)
         return ms
