@@ -22,7 +22,9 @@ class Seq:
     num_output: int = 0
     service_class: ServiceClass = "fast"
     prediction: Prediction | None = None
-    prompt_ms: float = 1.0
+    cost_ms: float = 1.0
+    token_ms: float = 0.1
+    leader: object | None = None
     queued_s: float = 0.0
     request: Request = field(
         default_factory=lambda: Request(uid=0, prompt_ids=[1], params=SamplingParams(temperature=0))
@@ -51,10 +53,18 @@ class View:
     num_free_slots: int = 8
     block_size: int = 4
     now_s: float = 0.0
+    ahead: set[int] = field(default_factory=set)
     hits: dict[int, PrefixHit] = field(default_factory=dict)
 
     def match(self, seq: SequenceView) -> PrefixHit:
         return self.hits.get(seq.seq_id, PrefixHit())
+
+    @property
+    def is_contested(self) -> bool:
+        return bool(self.ahead)
+
+    def is_ahead(self, seq: SequenceView) -> bool:
+        return seq.seq_id in self.ahead
 
     def reclaimable(self, seq: SequenceView) -> int:
         return len(seq.blocks)

@@ -189,8 +189,31 @@ class Composer:
     def fits(self, seq: SequenceView, hit: PrefixHit, reserve: int = 0) -> bool:
         """True if a waiting sequence has room beside what residents were promised: it will not be
         evicted again at once. ``reserve`` blocks must be left."""
-        needed = self._wanted(seq) - hit.num_blocks + hit.num_warm
-        return needed + self.promised + reserve <= self.num_available
+        return self.wanted(seq, hit) + self.promised + reserve <= self.num_available
+
+    def wanted(self, seq: SequenceView, hit: PrefixHit | None = None) -> int:
+        """Blocks for all its tokens and for the headroom it may still grow by; those it has yet
+        to take, where ``hit`` says what it finds."""
+        hit = hit or PrefixHit()
+        return self._wanted(seq) - hit.num_blocks + hit.num_warm
+
+    @property
+    def gone(self) -> set[int]:
+        """Who has lost its slot in this step."""
+        return {*self.preempted, *self.parked}
+
+    @property
+    def is_full(self) -> bool:
+        """True if not one more token fits into the budgets."""
+        limit_ms, limit_tokens = self._limits()
+        return _num_tokens(self.lanes) >= limit_tokens or self.price_ms(self.lanes) >= limit_ms
+
+    def ms_with(self, count: int) -> float:
+        """Price of the step with a chunk of ``count`` more tokens."""
+        lanes = self.lanes
+        if count:
+            lanes = {**lanes, "prefill": lanes["prefill"].plus(0, count, "greedy")}
+        return self.price_ms(lanes)
 
     @property
     def promised(self) -> int:
@@ -213,7 +236,10 @@ class Composer:
         self._withdraw(victim)
         self.num_wanted = None
         self.num_available += self.view.reclaimable(victim)
-        self.num_free_slots += not any(seq is victim for seq in self.view.parked)
+        if victim.seq_id in self.parked:
+            self.parked.remove(victim.seq_id)
+        elif not any(seq is victim for seq in self.view.parked):
+            self.num_free_slots += 1
         self.preempted.append(victim.seq_id)
 
     def park(self, victim: SequenceView) -> None:
@@ -223,6 +249,8 @@ class Composer:
         self.parked.append(victim.seq_id)
 
     def plan(self) -> Plan:
+        if self.holders and not (self.picks or self.gone):
+            self.evict(self.holders[-1])  # nobody can go on beside it
         self._settle()
         launches = tuple(self._launches())
         return Plan(
@@ -318,8 +346,9 @@ class Composer:
         return -(-(seq.num_computed + count) // self.view.block_size) - len(seq.blocks)
 
     def _evict_below(self, seq: SequenceView) -> bool:
-        """The last in rank goes, if that is not ``seq`` itself."""
-        if not self.holders or self.rank(self.holders[-1]) <= self.rank(seq):
+        """The last in rank goes, if that is not ``seq`` itself. Nobody goes once somebody has been
+        admitted, who may count on blocks it shares."""
+        if self.admitted or not self.holders or self.rank(self.holders[-1]) <= self.rank(seq):
             return False
         self.evict(self.holders[-1])
         return True
@@ -348,7 +377,7 @@ class Composer:
         return self.config.buckets.key(kind, sums.tokens, sums.rows, sums.mode)
 
     def _holds_for(self) -> int:
-        """Steps until a pure decode plan would change by itself: a row ends, or blocks are short."""
+        """Steps until a pure decode plan would change by itself: a row ends, blocks are short."""
         if self.admitted or self.preempted or self.parked or not self.picks:
             return 1
         if any(seq.seq_id in self.picks for seq in self.prefilling):

@@ -11,17 +11,20 @@ from prelude.types.service import SERVICE_CLASSES, ServiceClass
 _PROBATION_TOKENS = 192
 _DOC_STEPS = 4.0
 _FAIR_STEPS = 50.0
+_INEFFICIENCY = 0.1
 
 
 @dataclass(frozen=True, slots=True)
 class Rules:
     """``BatcherConfig`` with all that follows from the prices. ``quantum`` is the probation in
     output tokens, ``doc_ms`` the price of a prompt from which it is a document, ``itl_ms`` the
-    longest step that each class puts up with."""
+    longest step that each class puts up with, ``idle_ms`` the longest step while nobody decodes:
+    just long enough for prompts to be computed well."""
 
     quantum: int = _PROBATION_TOKENS
     doc_ms: float = inf
     itl_ms: Mapping[ServiceClass, float] = field(default_factory=dict)
+    idle_ms: float = inf
     classes: Mapping[ServiceClass, ClassConfig] = field(default_factory=dict)
     deep_share: float = 0.3
     reserve: float = 0.0
@@ -41,6 +44,7 @@ def rules_of(batcher: BatcherConfig, prices: PriceTable, step_ms: float) -> Rule
         quantum=max(int(probation_ms / decode_ms), 1),
         doc_ms=batcher.doc_ms or _DOC_STEPS * step_ms,
         itl_ms={name: config.itl_ms or step_ms for name, config in classes.items()},
+        idle_ms=max(step_ms, _efficient_ms(prices, batcher.max_step_tokens)),
         classes=classes,
         deep_share=batcher.deep_share,
         reserve=batcher.reserve,
@@ -48,3 +52,11 @@ def rules_of(batcher: BatcherConfig, prices: PriceTable, step_ms: float) -> Rule
         fair_ms=batcher.fair_ms or _FAIR_STEPS * step_ms,
         use=batcher.use,
     )
+
+
+def _efficient_ms(prices: PriceTable, max_tokens: int) -> float:
+    """Price of the smallest chunk that costs hardly more a token than the best one."""
+    counts = [count for count in prices.body.counts if count <= max_tokens] or [max_tokens]
+    per_token = {count: prices.body.at(count) / count for count in counts}
+    limit = (1.0 + _INEFFICIENCY) * min(per_token.values())
+    return prices.body.at(min(count for count, ms in per_token.items() if ms <= limit))

@@ -45,7 +45,11 @@ class SequenceView(Protocol):
     @property
     def prediction(self) -> Prediction | None: ...
     @property
-    def prompt_ms(self) -> float: ...
+    def cost_ms(self) -> float: ...
+    @property
+    def token_ms(self) -> float: ...
+    @property
+    def leader(self) -> object | None: ...
     @property
     def queued_s(self) -> float: ...
 
@@ -83,6 +87,15 @@ class SystemView(Protocol):
     @property
     def block_size(self) -> int: ...
     def match(self, seq: SequenceView) -> PrefixHit: ...
+    @property
+    def is_contested(self) -> bool:
+        """True if more than one client has work here."""
+        ...
+
+    def is_ahead(self, seq: SequenceView) -> bool:
+        """True if its client has used more of the device than its share, while others wait."""
+        ...
+
     def reclaimable(self, seq: SequenceView) -> int:
         """Blocks that would become available if this resident or parked sequence were preempted."""
         ...
@@ -113,9 +126,10 @@ class ScheduleConfig:
 @dataclass(frozen=True, slots=True)
 class PolicyState:
     """What a policy remembers between steps. ``bypassed`` says of waiting sequences that
-    were overtaken for lack of memory how often."""
+    were overtaken for lack of memory how often; ``rotor`` is who had the last turn."""
 
     bypassed: Mapping[int, int] = field(default_factory=dict)
+    rotor: int = -1
 
 
 class Policy(Protocol):

@@ -1,0 +1,123 @@
+"""Slots and blocks for those who are to be admitted: who has to wait, and who has to make room.
+
+From the cheapest: a free slot and free blocks (clean cached ones count as free); the slot of a deep
+sequence, which is parked and keeps its blocks; the blocks of one, which is computed again later.
+Nobody loses its blocks to a newcomer more often than once for each doubling of its output
+(UniBoost, ICML 2026), so work that is thrown away stays a small part of all work.
+"""
+
+from math import log2
+
+from prelude.batcher.compose import Composer
+from prelude.batcher.forecast import peak_blocks
+from prelude.batcher.view import PrefixHit, SequenceView
+from prelude.types.service import ServiceClass
+
+LANES: dict[ServiceClass, int] = {"fast": 0, "doc": 1, "deep": 2, "batch": 3}
+_EVICT_AFTER_STEPS = 2.0
+
+
+def rank(seq: SequenceView) -> tuple[int, int]:
+    """Who may make room for whom: the last in this order goes first."""
+    return LANES[seq.service_class], seq.seq_id
+
+
+class Room:
+    """Of one step. ``make`` is asked for one candidate after the other, in their order: once an
+    urgent one has found none, others may not take what it waits for."""
+
+    def __init__(self, step: Composer) -> None:
+        self._step = step
+        self._rules = step.config.rules
+        self.is_closed = False  # to all that are not urgent
+        self._partials = len(step.prefilling)
+        self._reserve = int(self._rules.reserve * step.view.num_usable_blocks)
+
+    def make(self, seq: SequenceView, hit: PrefixHit, count: int, *, is_urgent: bool) -> bool:
+        """True if ``seq`` can be admitted now with ``count`` tokens after ``hit``. Blocks that
+        somebody else loses are there from the next step on."""
+        step = self._step
+        stays_partial = hit.num_tokens + count < seq.num_tokens
+        if stays_partial and self._partials >= self._rules.max_partials and not is_urgent:
+            return False
+        if self._find_blocks(seq, hit, count, is_urgent) and self._find_slot(is_urgent):
+            self._partials += stays_partial
+            return True
+        self.is_closed |= is_urgent or not step.num_free_slots
+        return False
+
+    def _find_slot(self, is_urgent: bool) -> bool:
+        step = self._step
+        if step.num_free_slots:
+            return True
+        if not (is_urgent and self._rules.use.park):
+            return False
+        residents = {seq.seq_id for seq in (*step.decoding, *step.prefilling)}
+        for victim in reversed(step.holders):
+            if LANES[victim.service_class] == 0:
+                return False
+            if victim.seq_id in residents - step.gone - set(step.admitted):
+                step.park(victim)
+                return True
+        return False
+
+    def _find_blocks(self, seq: SequenceView, hit: PrefixHit, count: int, is_urgent: bool) -> bool:
+        step = self._step
+        if step.preempted:
+            return False
+        num_tokens = hit.num_tokens + count
+        now = -(-num_tokens // step.view.block_size) - hit.num_blocks + hit.num_warm
+        fits = now <= step.num_available and (bool(seq.blocks) or self._fits(seq, hit, is_urgent))
+        if not fits and is_urgent and self._rules.use.evict and not step.admitted:
+            self._evict_for(seq, hit)
+        return fits
+
+    def _fits(self, seq: SequenceView, hit: PrefixHit, is_urgent: bool) -> bool:
+        """Urgent ones need not mind what deep ones will want; others leave the reserve alone."""
+        step = self._step
+        if not step.holders and not step.picks:
+            return True
+        if is_urgent:
+            return step.wanted(seq, hit) + self._promised_to_fast() <= step.num_available
+        if not step.fits(seq, hit, self._reserve) or not self._has_share(seq, hit):
+            return False
+        if not self._rules.use.forecast:
+            return True
+        usable = step.view.num_usable_blocks - self._reserve
+        limited = self._rules.use.contract
+        peak = peak_blocks([*step.holders, seq], step.view.block_size, limited=limited)
+        return peak <= usable
+
+    def _has_share(self, seq: SequenceView, hit: PrefixHit) -> bool:
+        step = self._step
+        share = self._rules.classes[seq.service_class].kv_share
+        if share >= 1.0:
+            return True
+        held = sum([len(s.blocks) for s in step.holders if s.service_class == seq.service_class])
+        return held + step.wanted(seq, hit) <= share * step.view.num_usable_blocks
+
+    def _promised_to_fast(self) -> int:
+        step = self._step
+        fast = [seq for seq in step.holders if LANES[seq.service_class] == 0]
+        return sum([max(step.wanted(seq) - len(seq.blocks), 0) for seq in fast])
+
+    def _evict_for(self, seq: SequenceView, hit: PrefixHit) -> None:
+        """All or nothing: the last in rank go until there is room; none if there never is."""
+        step = self._step
+        waited_ms = 1e3 * (step.view.now_s - seq.queued_s)
+        if step.picks and waited_ms < _EVICT_AFTER_STEPS * step.config.step_ms:
+            return
+        missing = step.wanted(seq, hit) + self._promised_to_fast() - step.num_available
+        victims = []
+        for victim in reversed(step.holders):
+            if missing <= 0 or LANES[victim.service_class] < LANES["deep"]:
+                break
+            if self._may_evict(victim):
+                victims.append(victim)
+                missing -= step.view.reclaimable(victim)
+        for victim in victims if missing <= 0 else ():
+            step.evict(victim)
+
+    def _may_evict(self, victim: SequenceView) -> bool:
+        doublings = log2(max(victim.num_output / self._rules.quantum, 1.0))
+        return victim.num_preemptions <= doublings
