@@ -9,6 +9,8 @@ from dataclasses import dataclass, replace
 from itertools import chain
 from random import Random
 
+import msgspec
+
 from prelude.bench.arrivals import draw_arrivals
 from prelude.bench.prompts import draw_length
 from prelude.conf.bench import Arrival, Lengths
@@ -142,14 +144,15 @@ class Drawer:
 
 def hints_of(kind: SimClass, client: str, template: str) -> Hints:
     """Raises ``ValueError`` for a label that does not exist."""
-    return Hints(
-        service_class=kind.service_class,  # type: ignore[arg-type]
-        reasoning=kind.reasoning,  # type: ignore[arg-type]
-        priority=kind.priority,
-        is_bounded=kind.bounded,
-        client=client,
-        template=template,
-    )
+    labels = {
+        "service_class": kind.service_class,
+        "reasoning": kind.reasoning,
+        "priority": kind.priority,
+        "is_bounded": kind.bounded,
+        "client": client,
+        "template": template,
+    }
+    return msgspec.convert(labels, Hints)
 
 
 def draw(traffic: Traffic, rate: float) -> list[SimRequest]:
