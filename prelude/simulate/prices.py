@@ -20,7 +20,7 @@ def price_list(device: SimDevice) -> PriceTable:
 
 def analytic(device: SimDevice) -> PriceTable:
     """The roofline of ``SimDevice`` at so many points that straight lines between them are good
-    to a tenth of a percent."""
+    to half a percent."""
     sizes = [1]
     while sizes[-1] < _MOST_TOKENS:
         sizes.append(round_up_tokens(sizes[-1] + 1))
