@@ -29,6 +29,7 @@ from prelude.server.snapshot import (
     Steps,
     Totals,
 )
+from prelude.types.errors import REFUSAL_CODES, Refusal
 from prelude.types.service import SERVICE_CLASSES
 from prelude.types.wire import ClassStats, EngineStats
 
@@ -190,6 +191,8 @@ def _rows(stats: EngineStats, latencies: list[list[int]]) -> tuple[ClassRow, ...
 
 
 def _totals(stats: EngineStats) -> Totals:
+    by_code = zip(REFUSAL_CODES, stats.refused, strict=False)  # none before the first step
+    expired = sum(num for code, num in by_code if Refusal(code).is_expired)
     return Totals(
         steps=stats.num_steps,
         preemptions=stats.num_preemptions,
@@ -198,6 +201,8 @@ def _totals(stats: EngineStats) -> Totals:
         cached_prompt_tokens=stats.cached_prompt_tokens,
         output_tokens=stats.output_tokens,
         wasted_tokens=stats.wasted_tokens,
+        refused=sum(stats.refused) - expired,
+        expired=expired,
     )
 
 

@@ -23,6 +23,8 @@ from prelude.server.steps import StepWatch
 from prelude.types.service import SERVICE_CLASSES, ServiceClass
 from prelude.types.wire import ClassStats
 
+Span = tuple[float, float]
+
 _TOKENS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 20000, 50000, 100000)
 
 
@@ -77,8 +79,8 @@ class Metrics:
 
 
 class _LatencyCollector(Collector):
-    """Every second bucket that we count in: five a decade. A class that has not come up yet has
-    no series."""
+    """Every second bucket that we count in, five a decade, between the bounds that the metric is
+    about. A class that has not come up yet has no series."""
 
     def __init__(self, metrics: Metrics, model_name: str) -> None:
         self._metrics = metrics
@@ -86,14 +88,23 @@ class _LatencyCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         of = self._metrics
-        yield self._classes("time_to_first_token_seconds", "arrival to first token", of.ttft)
         yield self._classes(
-            "inter_token_latency_seconds", "between two events of a choice", of.inter_token
+            "time_to_first_token_seconds", "arrival to first token", of.ttft, (0.001, 100.0)
         )
-        yield self._classes("e2e_request_latency_seconds", "arrival to end", of.e2e)
-        yield self._classes("request_queue_time_seconds", "arrival to first scheduled", of.queue)
+        yield self._classes(
+            "inter_token_latency_seconds",
+            "between two events of a choice",
+            of.inter_token,
+            (0.0001, 10.0),
+        )
+        yield self._classes(
+            "e2e_request_latency_seconds", "arrival to end", of.e2e, (0.001, 1000.0)
+        )
+        yield self._classes(
+            "request_queue_time_seconds", "arrival to first scheduled", of.queue, (0.001, 100.0)
+        )
         steps = self._family("step_duration_seconds", "engine steps", "model_name")
-        _add(steps, [self._model_name], of.steps.durations)
+        _add(steps, [self._model_name], of.steps.durations, (0.0001, 10.0))
         yield steps
         over = CounterMetricFamily(
             "prelude_steps_over_budget", "steps that took longer", labels=["model_name"]
@@ -101,20 +112,26 @@ class _LatencyCollector(Collector):
         over.add_metric([self._model_name], sum(of.steps.over.counts))
         yield over
 
-    def _classes(self, name: str, what: str, classes: ByClass) -> Metric:
+    def _classes(self, name: str, what: str, classes: ByClass, span_s: Span) -> Metric:
         family = self._family(name, what, "model_name", "service_class")
         for service_class, latencies in classes.items():
             if any(latencies.counts):
-                _add(family, [self._model_name, service_class], latencies)
+                _add(family, [self._model_name, service_class], latencies, span_s)
         return family
 
     def _family(self, name: str, what: str, *labels: str) -> HistogramMetricFamily:
         return HistogramMetricFamily(f"prelude_{name}", what, labels=labels)
 
 
-def _add(family: HistogramMetricFamily, labels: list[str], latencies: Latencies) -> None:
+def _add(
+    family: HistogramMetricFamily, labels: list[str], latencies: Latencies, span_s: Span
+) -> None:
     up_to = list(accumulate(latencies.counts))
-    buckets = [(str(bound), float(up_to[n])) for n, bound in enumerate(BOUNDS_S) if n % 2 == 0]
+    buckets = [
+        (str(bound), float(up_to[n]))
+        for n, bound in enumerate(BOUNDS_S)
+        if n % 2 == 0 and span_s[0] <= bound <= span_s[1]
+    ]
     family.add_metric(labels, [*buckets, ("+Inf", float(up_to[-1]))], latencies.sum_s)
 
 

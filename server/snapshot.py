@@ -82,6 +82,8 @@ class Totals(msgspec.Struct, frozen=True):
     cached_prompt_tokens: int
     output_tokens: int
     wasted_tokens: int
+    refused: int
+    expired: int
 
 
 class Snapshot(msgspec.Struct, frozen=True):

@@ -14,6 +14,7 @@ from prelude.server.errors import ApiError
 from prelude.server.lifecycle import Lifecycle
 from prelude.server.live import MAX_VIEWERS, Live
 from prelude.server.metrics import Metrics
+from prelude.types.errors import REFUSAL_CODES
 from prelude.types.service import SERVICE_CLASSES
 from prelude.types.wire import ClassStats, EngineStats, Progress, Ready, StepEvents
 from tests.engines import Clock
@@ -86,6 +87,7 @@ async def test_gauges() -> None:
             programs_total=2,
             programs_missed=4,
             num_parks=6,
+            refused=tuple(range(1, len(REFUSAL_CODES) + 1)),
             num_preemptions=7,
             step_ms=8.0,
             step_price_ms=9.0,
@@ -101,6 +103,7 @@ async def test_gauges() -> None:
         assert found.point.kv_used == 0.25
         assert msgspec.structs.astuple(found.programs) == (1, 2, 4)
         assert (found.totals.parks, found.totals.preemptions) == (6, 7)
+        assert (found.totals.refused, found.totals.expired) == (1 + 2 + 3 + 4, 5 + 6)
         assert (found.steps.last_ms, found.steps.price_ms, found.steps.overhead_ms) == (8, 9, 1)
         assert (found.max_seqs, found.model, found.state) == (8, "m", "ready")
 

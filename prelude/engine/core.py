@@ -368,9 +368,10 @@ class EngineCore:
         )
 
     def _class_stats(self) -> tuple[ClassStats, ...]:
-        """Counted again ten times a second at most: gauges, for people."""
-        if self.ledger.now_s - self._counted_s >= _COUNT_S:
-            self._counted_s = self.ledger.now_s
+        """Counted again ten times a second at most, also while nothing runs: gauges, for people."""
+        now_s = self._clock()
+        if now_s - self._counted_s >= _COUNT_S:
+            self._counted_s = now_s
             self._classes = count_classes(self.ledger)
         return self._classes
 

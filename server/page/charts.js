@@ -24,6 +24,7 @@ export class Chart {
 
   draw(points, cursor) {
     const { canvas, context } = this;
+    if (!canvas.clientWidth) return;
     const scale = devicePixelRatio, width = canvas.clientWidth, height = canvas.clientHeight;
     if (canvas.width !== Math.round(width * scale) || canvas.height !== Math.round(height * scale)) {
       canvas.width = Math.round(width * scale);
@@ -140,14 +141,18 @@ export class Chart {
   }
 }
 
-// One cursor for all charts, by pointer or by arrow keys. `changed` is called with no arguments.
+// One cursor for all charts: it stays under the pointer, or at the time that arrow keys chose.
+// `changed` is called with no arguments.
 export class Cursor {
   constructor(charts, points, changed) {
-    this.time = null;
+    this.time = () => null;
     for (const chart of charts) {
       const { canvas } = chart;
-      const set = (time) => { this.time = time; changed(); };
-      canvas.addEventListener("pointermove", (event) => set(chart.time(event.offsetX)));
+      const set = (time) => { this.time = () => time; changed(); };
+      canvas.addEventListener("pointermove", ({ offsetX }) => {
+        this.time = () => chart.time(offsetX);
+        changed();
+      });
       canvas.addEventListener("pointerleave", () => set(null));
       canvas.addEventListener("blur", () => set(null));
       canvas.addEventListener("keydown", (event) => {
@@ -166,8 +171,9 @@ export class Cursor {
 
   // The point nearest to the cursor, or null.
   find(points) {
-    if (this.time === null || !points.length) return null;
-    const far = (point) => Math.abs(point.time - this.time);
+    const time = this.time();
+    if (time === null || !points.length) return null;
+    const far = (point) => Math.abs(point.time - time);
     return points.reduce((best, point) => (far(point) < far(best) ? point : best));
   }
 }

@@ -67,11 +67,11 @@ function paintSteps(chart, points) {
   const top = nice(Math.max(...all, 10) * 1.2), floor = Math.min(...all, 1);
   const low = 10 ** Math.floor(Math.log10(Math.max(floor, 0.1)));
   chart.log(low, top);
-  for (let at = low; at <= top; at *= 10) chart.line(chart.y(at), short(at));
+  for (let at = low; at <= top; at *= 10) chart.line(chart.y(at), at < 1e3 ? `${at} ms` : `${at / 1e3} s`);
   chart.fill(points, (p) => p.p50, (p) => p.max, "fast", 0.16);
-  chart.stroke(points, (p) => p.budget, "ink", { dash: [5, 4], width: 1 });
   chart.stroke(points, (p) => p.max, "fast", { width: 0.75 });
   chart.stroke(points, (p) => p.p50, "fast", { width: 2 });
+  chart.stroke(points, (p) => p.budget, "ink", { dash: [5, 4], width: 1 });
   chart.drawLabels();
 }
 
@@ -80,7 +80,7 @@ function paintLoad(chart, points) {
   const up = Math.max(most((p) => p.running) * 1.1, 4), down = most((p) => p.waiting) * 1.1;
   chart.linear(-Math.max(down, up * 0.2), Math.max(up, down * 0.2));
   for (const [most, sign] of [[up, 1], [down, -1]]) {
-    const step = nice(most / 2.5);
+    const step = Math.max(nice(most / 4), 1);
     if (Math.abs(chart.y(sign * step) - chart.y(0)) < 16) continue;
     for (let at = step; at <= most; at += step) chart.line(chart.y(sign * at), count(at));
   }
@@ -209,13 +209,15 @@ function showTotals({ totals, steps }) {
     ["Steps", count(totals.steps)],
     ["Over budget", steps.count ? percent(steps.over / steps.count) : "–"],
     ["Prompt tokens", count(totals.prompt_tokens)],
-    ["found in the cache", percent(found)],
+    ["from the cache", percent(found)],
     ["Output tokens", count(totals.output_tokens)],
-    ["sampled for nobody", count(totals.wasted_tokens)],
+    ["wasted", count(totals.wasted_tokens)],
+    ["Refused", count(totals.refused)],
+    ["Expired", count(totals.expired)],
     ["Preemptions", count(totals.preemptions)],
     ["Parked", count(totals.parks)],
-    ["Host time of a step", short(steps.overhead_ms)],
-    ["Usual error of a price", percent(steps.price_error)],
+    ["Host time", short(steps.overhead_ms)],
+    ["Price error", percent(steps.price_error)],
   ];
   $("totals").replaceChildren(...entries.map(([name, value]) => {
     const item = element("div");
