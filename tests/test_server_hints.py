@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from prelude.batcher.sequence import Sequence
 from prelude.conf.schema import Policy
 from prelude.server.errors import ApiError
 from prelude.server.hints import hints_of
@@ -225,8 +226,11 @@ async def test_the_engine_knows_the_class_that_was_asked_for(
     async with serving() as server:
         assert server.core is not None
         make = server.core.ledger.make
-        monkeypatch.setattr(
-            server.core.ledger, "make", lambda request: (seen.append(request), make(request))[1]
-        )
+
+        def watched(request: Request) -> list[Sequence]:
+            seen.append(request)
+            return make(request)
+
+        monkeypatch.setattr(server.core.ledger, "make", watched)
         assert (await server.chat(service_tier="flex", user="ada")).status_code == 200
     assert [request.hints.service_class for request in seen] == ["batch"]

@@ -8,7 +8,7 @@ length alone.
 """
 
 from collections.abc import Sequence as Seq
-from math import exp, log
+from dataclasses import dataclass
 
 import msgspec
 
@@ -30,9 +30,8 @@ from prelude.types.request import Request
 from prelude.types.service import SERVICE_CLASSES, ServiceClass
 
 _CLASS_LANES: dict[ServiceClass, int] = {"fast": 0, "doc": 1, "deep": 1, "batch": 2}
-_LEARNING = 0.1
-_MOST = log(8.0)
-_SOME_MS = 1.0
+_LEARNING = 0.05
+_MOST = 8.0
 
 
 def lane_of(policy: Policy) -> Lane:
@@ -44,9 +43,25 @@ def lane_of(policy: Policy) -> Lane:
     return lambda seq: 0
 
 
+@dataclass(slots=True)
+class _Waits:
+    """Running means of what was foretold and of what came true; long waits count most."""
+
+    foretold_ms: float = 1.0
+    real_ms: float = 1.0
+
+    @property
+    def ratio(self) -> float:
+        return max(min(self.real_ms / self.foretold_ms, _MOST), 1.0 / _MOST)
+
+    def observe(self, foretold_ms: float, real_ms: float) -> None:
+        self.foretold_ms += _LEARNING * (foretold_ms - self.foretold_ms)
+        self.real_ms += _LEARNING * (real_ms - self.real_ms)
+
+
 class Admission:
-    """Of one ledger. ``refused`` counts refused and expired sequences' requests, in the order of
-    ``REFUSAL_CODES``; prices are passed in because they change."""
+    """Of one ledger. ``refused`` counts requests that were refused and sequences that expired, in
+    the order of ``REFUSAL_CODES``; prices are passed in because they change."""
 
     def __init__(self, ledger: Ledger, backlog: Backlog, rules: Rules, max_waiting: int) -> None:
         self.refused: tuple[int, ...] = (0,) * len(REFUSAL_CODES)
@@ -55,7 +70,7 @@ class Admission:
         self._backlog = backlog
         self._rules = rules
         self._deadlines = Deadlines()
-        self._bias: dict[ServiceClass, float] = dict.fromkeys(SERVICE_CLASSES, 0.0)  # logarithms
+        self._waits = {name: _Waits() for name in SERVICE_CLASSES}
 
     def has_room(self, count: int) -> bool:
         """True unless ``count`` more sequences would find the queue full now."""
@@ -72,14 +87,17 @@ class Admission:
 
     def admit(self, group: Seq[Sequence], prices: PriceTable) -> None:
         """Its sequences, which have a class now and do not wait yet. Raises ``RefusedError`` if
-        they are too many of their class, or would be too late."""
+        too many of their class wait or if they would be too late, ``RequestError`` if they alone
+        are too many."""
         first = group[0]
         name, hints = first.service_class, first.request.hints
         first.wait_ms = self._backlog.wait_ms(first, prices)
         first.own_ms = self._backlog.own_ms(first, prices)
-        wait_ms = first.wait_ms * exp(self._bias[name])
+        wait_ms = first.wait_ms * self._waits[name].ratio
         limit = self._rules.classes[name].max_waiting
         if limit is not None:
+            if len(group) > limit:
+                raise RequestError(f"n: at most {limit} choices of class {name} may wait at once")
             num = [seq.service_class for seq in self._ledger.waiting].count(name)
             if num + len(group) > limit:
                 self._refuse("class_full", wait_ms, name, num_waiting=num)
@@ -95,11 +113,8 @@ class Admission:
     def answered(self, seq: Sequence) -> None:
         """Its first token is here: has it waited as long as was foretold?"""
         if seq.wait_ms and seq.first_token_s is not None:
-            name = seq.waited_as or seq.service_class
             waited_ms = max((seq.first_token_s - seq.arrival_s) * 1e3 - seq.own_ms, 0.0)
-            error = log((waited_ms + _SOME_MS) / (seq.wait_ms + _SOME_MS)) - self._bias[name]
-            weight = _LEARNING * seq.wait_ms / (seq.wait_ms + seq.own_ms + _SOME_MS)
-            self._bias[name] = max(min(self._bias[name] + weight * error, _MOST), -_MOST)
+            self._waits[seq.waited_as or seq.service_class].observe(seq.wait_ms, waited_ms)
 
     def ended(self, seq: Sequence) -> None:
         """How long sequences stay is learned from those that come to an end of their own."""
@@ -111,7 +126,7 @@ class Admission:
         found = []
         for seq, refusal in self._deadlines.expired(self._ledger.now_s):
             self._count(refusal.code)
-            wait_ms = self._backlog.wait_ms(seq, prices) * exp(self._bias[seq.service_class])
+            wait_ms = self._backlog.wait_ms(seq, prices) * self._waits[seq.service_class].ratio
             found.append((seq, msgspec.structs.replace(refusal, retry_after_s=wait_ms / 1e3)))
         return found
 
