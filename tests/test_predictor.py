@@ -204,7 +204,7 @@ def test_an_answer_that_reached_its_limit_would_have_gone_on() -> None:
 def test_an_answer_of_fixed_length_is_known_and_teaches_nothing() -> None:
     predictor, fixed = taught(20), ask(5, max_tokens=700, ignore_eos=True)
     before = foreseen(predictor, ask(1))
-    assert foreseen(predictor, fixed) == (700, 700, 1.0)
+    assert foreseen(predictor, fixed) == foreseen(Predictor(QUANTUM), fixed) == (700, 700, 1.0)
     for num_tokens in range(1, 701):
         predictor.survived(fixed, num_tokens)
     predictor.observe(fixed, 700, censored=False)

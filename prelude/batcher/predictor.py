@@ -11,9 +11,10 @@ from typing import NamedTuple
 import numpy as np
 
 from prelude.batcher.arrays import Arrays, read_arrays, write_arrays
+from prelude.batcher.calibration import TARGETS, Calibration
 from prelude.batcher.features import Features, features
 from prelude.batcher.hazards import Floats, HazardModel
-from prelude.batcher.lengths import at_most, quantile
+from prelude.batcher.lengths import quantile
 from prelude.types.request import Request
 from prelude.types.service import Prediction
 
@@ -21,9 +22,6 @@ logger = logging.getLogger(__name__)
 
 PREDICTOR_VERSION = 1
 MIN_OBSERVED = 32  # answers, before the first prediction
-_TARGETS = (0.5, 0.9)
-_RATE = 0.005  # of adaptive conformal inference
-_LEVELS = (0.02, 0.995)  # as far as calibration may go
 _MEMORY = 1000  # answers that the report is about
 _MAX_GUESSES = 8192  # requests under way
 _FIRST_PARTIAL = 64
@@ -70,10 +68,9 @@ class Predictor:
     by their ``uid``."""
 
     def __init__(self, quantum: int, *, contract: bool = True) -> None:
-        self.quantum = quantum
         self._contract = contract
         self._model = HazardModel()
-        self._levels = list(_TARGETS)
+        self._calibration = Calibration(quantum)
         self._guesses: dict[int, _Guess] = {}
         self._losses, self._coverage = [0.0, 0.0], [0.0, 0.0]  # of the report
         self._num_rated = 0
@@ -81,6 +78,9 @@ class Predictor:
 
     def predict(self, request: Request) -> Prediction | None:
         """Output tokens in all; None where nothing is known yet, or something went wrong."""
+        limit = request.params.max_tokens
+        if limit is not None and self._is_fixed(request):
+            return Prediction(limit, limit, float(limit > self._calibration.quantum))
         try:
             guess = self._guess(request)
         except Exception as error:
@@ -106,7 +106,7 @@ class Predictor:
                 self._rate(guess.prediction, num_tokens)
             censored = censored or self._is_full(request, num_tokens)
             if guess:
-                self._calibrate(guess.cdf.tolist(), num_tokens, censored)
+                self._calibration.learn(guess.cdf.tolist(), num_tokens, censored=censored)
             of = guess.of if guess else features(request, contract=self._contract)
             since = guess.since if guess else 0
             self._model.learn(of, num_tokens, censored=censored, since=since)
@@ -145,7 +145,7 @@ class Predictor:
         model = self._model
         model.weights, model.squares = found["weights"], found["squares"]
         model.ends, model.risks = found["ends"], found["risks"]
-        self._levels = [_between(level) for level in found["levels"].tolist()]
+        self._calibration.restore(found["levels"].tolist(), found["odds"].tolist())
         self._counts.observed = int(found["observed"][0])
         return True
 
@@ -169,7 +169,8 @@ class Predictor:
             "squares": model.squares,
             "ends": model.ends,
             "risks": model.risks,
-            "levels": np.array(self._levels),
+            "levels": np.array(self._calibration.levels),
+            "odds": np.array(self._calibration.odds),
             "observed": np.array([self._counts.observed], np.int64),
         }
 
@@ -184,17 +185,15 @@ class Predictor:
         cdf: list[float] = array.tolist()
         if not 0.0 <= cdf[-1] <= 1.0:
             raise ArithmeticError("the model's distribution is none")
-        q50, q90 = (quantile(cdf, level) for level in self._levels)
-        found = Prediction(q50, max(q50, q90), 1.0 - at_most(cdf, self.quantum))
+        q50, q90 = (quantile(cdf, level) for level in self._calibration.levels)
+        found = Prediction(q50, max(q50, q90), self._calibration.p_deep(cdf))
         return _Guess(of, array, self._limited(found, request))
 
     def _limited(self, found: Prediction, request: Request) -> Prediction:
         limit = request.params.max_tokens
         if not self._contract or limit is None:
             return found
-        if self._is_fixed(request):
-            return Prediction(limit, limit, float(limit > self.quantum))
-        p_deep = found.p_deep if limit > self.quantum else 0.0
+        p_deep = found.p_deep if limit > self._calibration.quantum else 0.0
         return Prediction(min(found.q50, limit), min(found.q90, limit), p_deep)
 
     def _rate(self, prediction: Prediction, num_tokens: int) -> None:
@@ -202,23 +201,11 @@ class Predictor:
             return
         self._num_rated += 1
         weight = 1.0 / min(self._num_rated, _MEMORY)
-        for i, target in enumerate(_TARGETS):
+        for i, target in enumerate(TARGETS):
             miss = num_tokens - prediction[i]
             loss = max(target * miss, (target - 1.0) * miss)
             self._losses[i] += weight * (loss - self._losses[i])
             self._coverage[i] += weight * ((miss <= 0.0) - self._coverage[i])
-
-    def _calibrate(self, cdf: list[float], num_tokens: int, censored: bool) -> None:
-        """Adaptive conformal inference (Gibbs and Candes, 2021) on the level that is asked of the
-        model: up by a little after a miss, down by less after a hit. A length that fills part of
-        the distribution, as all do, hits in part; one that was cut off, by its chance to."""
-        upto = at_most(cdf, num_tokens)
-        below = upto if censored else at_most(cdf, num_tokens - 1)
-        mass = max((1.0 if censored else upto) - below, 1e-9)
-        for i, target in enumerate(_TARGETS):
-            level = self._levels[i]
-            hit = min(max((level - below) / mass, 0.0), 1.0)
-            self._levels[i] = _between(level + _RATE * (target - hit))
 
     def _is_fixed(self, request: Request) -> bool:
         """The contract alone says how long the answer gets, and there is nothing to learn."""
@@ -230,7 +217,3 @@ class Predictor:
         """It ended because it had to: the next one of its kind may have another limit."""
         limit = request.params.max_tokens
         return self._contract and limit is not None and num_tokens >= limit
-
-
-def _between(level: float) -> float:
-    return min(max(level, _LEVELS[0]), _LEVELS[1])
