@@ -141,7 +141,7 @@ class ClassConfig:
     kv_share: float = 1.0  # of the KV pool, that sequences of the class may fill
     max_waiting: int | None = None  # queue limit; null: batcher.max_waiting alone
     max_wait_s: float = 10.0  # then served in order of arrival, before those who wait less
-    aging: float = 1.0  # how fast waiting counts, against the other classes
+    patience: float = 1.0  # a prompt may be overtaken for so many times its own price
 
 
 @dataclass(slots=True)
@@ -151,7 +151,7 @@ class ClassesConfig:
     fast: ClassConfig = field(default_factory=ClassConfig)
     deep: ClassConfig = field(default_factory=lambda: ClassConfig(max_wait_s=60.0))
     doc: ClassConfig = field(default_factory=lambda: ClassConfig(max_wait_s=60.0))
-    batch: ClassConfig = field(default_factory=lambda: ClassConfig(max_wait_s=600.0, aging=0.1))
+    batch: ClassConfig = field(default_factory=lambda: ClassConfig(max_wait_s=600.0))
 
 
 @dataclass(slots=True)
@@ -167,7 +167,7 @@ class MechanismsConfig:
     evict: bool = True  # deep sequences give up their blocks to fast ones
     forecast: bool = True  # admission looks ahead at the KV peak of who runs already
     fairness: bool = True  # clients that used more than others wait behind them
-    aging: bool = True  # who has waited long, for what it costs, comes first
+    cost_order: bool = True  # cheap prompts may overtake dear ones of their class
 
 
 @dataclass(slots=True)
@@ -177,9 +177,10 @@ class BatcherConfig:
     policy: Policy = Policy.fcfs  # who is served first
     classes: ClassesConfig = field(default_factory=ClassesConfig)
     use: MechanismsConfig = field(default_factory=MechanismsConfig)
-    deep_share: float = 0.3  # of a step's time that deep sequences keep while fast ones want it
+    deep_share: float = 0.2  # of a step's time that deep sequences keep while fast ones want it
+    prompt_share: float = 0.2  # of the time for prompts, that long ones keep against fast ones
     probation_ms: float | None = None  # decoding alone, in the fast class; null: 192 tokens' worth
-    doc_ms: float | None = None  # of prompt alone, from which it is a document; null: 4 step_ms
+    doc_ms: float | None = None  # of prompt alone, from which it is a document; null: 16 step_ms
     reserve: float = 0.1  # of the KV pool, that only fast sequences may be admitted to
     max_partials: int = 4  # prompts that may be half computed at once
     fair_ms: float | None = None  # device time a client may be ahead; null: 50 step_ms

@@ -22,12 +22,12 @@ from prelude.batcher.view import PolicyState, ScheduleConfig, SequenceView, Syst
 from prelude.types.plan import Plan
 from prelude.types.prices import PriceTable
 
-_EXPIRED, _FAST, _OTHERS, _BATCH = range(4)
+_FAST, _OTHERS, _BATCH = range(3)
 _LANE = {"fast": _FAST, "doc": _OTHERS, "deep": _OTHERS, "batch": _BATCH}
-_MIN_COST_MS = 1e-3
 
-# Lane, client ahead of its share, minus response ratio, cost, age: then who it is.
-_Candidate = tuple[int, bool, float, float, int, SequenceView]
+# Lane, place (0 for who comes first whatever it costs), client ahead of its share, time, age: then
+# who it is.
+_Candidate = tuple[int, int, bool, float, int, SequenceView]
 
 
 def class_aware(
@@ -35,19 +35,17 @@ def class_aware(
 ) -> tuple[Plan, PolicyState]:
     """See ``Policy``."""
     step = Composer(view, prices, config, config.idle_step_ms, rank=rank)
-    candidates = _candidates(step)
-    has_prompts = bool(candidates)
+    prompts = _prompts(step)
     fast = [seq for seq in step.decoding if LANES[seq.service_class] == 0]
     step.decode(fast)
-    step.budget_ms = _budget_ms(step, has_prompts=has_prompts)
+    step.budget_ms = _budget_ms(step, has_prompts=any(prompts))
     turns = _turns(step, state.rotor)
-    served = _guaranteed(step, turns, candidates)
-    step.share(1.0)
-    _prefill(step, candidates)
+    served = _guaranteed(step, turns, prompts)
+    _prefill(step, prompts)
     rest = [seq for seq in turns[served:] if seq.seq_id not in step.gone]
     extra = step.decodes_within(rest, step.budget_ms)
     step.decode(rest[:extra])
-    step.is_settled = not has_prompts and extra == len(rest)
+    step.is_settled = not any(prompts) and extra == len(rest)
     last = next((seq for seq in reversed(turns) if seq.seq_id in step.picks), None)
     return step.plan(), PolicyState(rotor=last.seq_id if last else state.rotor)
 
@@ -81,64 +79,79 @@ def _rotated(seqs: list[SequenceView], rotor: int) -> list[SequenceView]:
 
 
 def _guaranteed(
-    step: Composer, turns: Sequence[SequenceView], candidates: Sequence[_Candidate]
+    step: Composer, turns: Sequence[SequenceView], prompts: tuple[list[_Candidate], ...]
 ) -> int:
     """Give the first of ``turns`` their tokens, within the share that is theirs, but one at least;
-    how many."""
+    how many. Against documents it is the other way round: they have that share."""
     share = step.config.rules.deep_share
-    if not candidates:
+    if not any(prompts):
         share = 1.0
-    elif candidates[0][0] > _FAST:
+    elif not prompts[_FAST]:
         share = 1.0 - share
     num = max(step.decodes_within(turns, step.ms_with(0) + share * step.budget_ms), 1)
     step.decode(turns[:num])
     return num
 
 
-def _candidates(step: Composer) -> list[_Candidate]:
-    """A heap of all whose prompt is to be computed, residents and waiting ones."""
+def _prompts(step: Composer) -> tuple[list[_Candidate], list[_Candidate]]:
+    """Two heaps of all whose prompt is to be computed, residents and waiting ones: fast ones, and
+    the others."""
     interleave = step.config.rules.use.interleave
+    lanes: tuple[list[_Candidate], list[_Candidate]] = ([], [])
     waiting = [seq for seq in step.view.waiting if seq.leader is None or not seq.is_held]
-    found = list(_ordered(step, chain(waiting, step.prefilling if interleave else ())))
+    for candidate in _ordered(step, chain(waiting, step.prefilling if interleave else ())):
+        lanes[candidate[0] > _FAST].append(candidate)
     if not interleave:
-        found += [(_EXPIRED, False, 0.0, 0.0, seq.seq_id, seq) for seq in step.prefilling]
-    heapify(found)
-    return found
+        lanes[0].extend([(_FAST, 0, False, 0.0, s.seq_id, s) for s in step.prefilling])
+    for lane in lanes:
+        heapify(lane)
+    return lanes
 
 
 def _ordered(step: Composer, seqs: Iterable[SequenceView]) -> Iterator[_Candidate]:
-    """Highest response ratio next: time waited, in units of what it costs. Who has waited too
-    long comes in the order of arrival, before all."""
+    """In the order of arrival, but for what they cost: whoever comes less than ``patience`` times
+    that later, and is cheaper by as much, comes before."""
     rules, now_s, is_ahead = step.config.rules, step.view.now_s, step.view.is_ahead
     is_fair = rules.use.fairness and step.view.is_contested
     for seq in seqs:
         name = seq.service_class
         config = rules.classes[name]
-        wait_s = now_s - seq.queued_s
-        if wait_s > config.max_wait_s:
-            yield _EXPIRED, False, seq.queued_s, 0.0, seq.seq_id, seq
+        queued_s = seq.queued_s
+        if now_s - queued_s > config.max_wait_s:
+            yield min(_LANE[name], _OTHERS), 0, False, queued_s, seq.seq_id, seq
             continue
-        cost_ms = max(seq.cost_ms, _MIN_COST_MS)
-        ratio = config.aging * wait_s / cost_ms if rules.use.aging else 0.0
-        yield _LANE[name], is_fair and is_ahead(seq), -ratio, cost_ms, seq.seq_id, seq
+        due_s = queued_s + (config.patience * 1e-3 * seq.cost_ms if rules.use.cost_order else 0.0)
+        yield _LANE[name], 1, is_fair and is_ahead(seq), due_s, seq.seq_id, seq
 
 
-def _prefill(step: Composer, candidates: list[_Candidate]) -> None:
-    """The first to get a chunk gets ``min_chunk`` tokens whatever time is left, so that prompts
-    always move."""
+def _prefill(step: Composer, prompts: tuple[list[_Candidate], list[_Candidate]]) -> None:
+    """Fast prompts first, as far as the others keep their share; then these, then fast ones
+    again. The first to get a chunk gets ``min_chunk`` tokens whatever time is left, so that
+    prompts always move."""
+    fast, others = prompts
     room = Room(step)
+    step.share(1.0 - step.config.rules.prompt_share if fast and others else 1.0)
+    at_least = _fill(step, room, list(fast), step.config.min_chunk)
+    step.share(1.0)
+    at_least = _fill(step, room, list(others), at_least)
+    if fast and others:
+        _fill(step, room, fast, at_least)
+
+
+def _fill(step: Composer, room: Room, candidates: list[_Candidate], at_least: int) -> int:
     residents = {seq.seq_id for seq in step.prefilling}
-    at_least = step.config.min_chunk
     while candidates and (at_least or not step.is_full):
-        lane, *_, seq_id, seq = heappop(candidates)
+        lane, place, *_, seq_id, seq = heappop(candidates)
+        if seq_id in step.picks or seq_id in step.gone:
+            continue
         if seq_id in residents:
-            gone = seq_id in step.gone
-            count = 0 if gone else step.chunk(seq, seq.num_computed, at_least)
+            count = step.chunk(seq, seq.num_computed, at_least)
             count = step.add_resident(seq, count) if count else 0
         else:
-            count = _admit(step, room, seq, at_least, is_urgent=lane <= _FAST)
+            count = _admit(step, room, seq, at_least, is_urgent=not (lane and place))
         if count:
             at_least = 0
+    return at_least
 
 
 def _admit(step: Composer, room: Room, seq: SequenceView, at_least: int, *, is_urgent: bool) -> int:

@@ -15,6 +15,7 @@ from prelude.types.service import ServiceClass
 
 LANES: dict[ServiceClass, int] = {"fast": 0, "doc": 1, "deep": 2, "batch": 3}
 _EVICT_AFTER_STEPS = 2.0
+_MAX_MISSES = 4
 
 
 def rank(seq: SequenceView) -> tuple[int, int]:
@@ -30,6 +31,7 @@ class Room:
         self._step = step
         self._rules = step.config.rules
         self.is_closed = False  # to all that are not urgent
+        self._misses = 0
         self._partials = len(step.prefilling)
         self._reserve = int(self._rules.reserve * step.view.num_usable_blocks)
 
@@ -43,23 +45,26 @@ class Room:
         if self._find_blocks(seq, hit, count, is_urgent) and self._find_slot(is_urgent):
             self._partials += stays_partial
             return True
-        self.is_closed |= is_urgent or not step.num_free_slots
+        self._misses += 1
+        self.is_closed |= is_urgent or not step.num_free_slots or self._misses >= _MAX_MISSES
         return False
 
     def _find_slot(self, is_urgent: bool) -> bool:
+        """Deep sequences keep their share of the slots."""
         step = self._step
         if step.num_free_slots:
             return True
         if not (is_urgent and self._rules.use.park):
             return False
-        residents = {seq.seq_id for seq in (*step.decoding, *step.prefilling)}
-        for victim in reversed(step.holders):
-            if LANES[victim.service_class] == 0:
-                return False
-            if victim.seq_id in residents - step.gone - set(step.admitted):
-                step.park(victim)
-                return True
-        return False
+        gone = step.gone
+        residents = {seq.seq_id for seq in (*step.decoding, *step.prefilling)} - gone
+        victims = [
+            seq for seq in step.holders if LANES[seq.service_class] and seq.seq_id in residents
+        ]
+        if len(victims) <= self._rules.deep_share * len(residents):
+            return False
+        step.park(victims[-1])
+        return True
 
     def _find_blocks(self, seq: SequenceView, hit: PrefixHit, count: int, is_urgent: bool) -> bool:
         step = self._step

@@ -9,7 +9,7 @@ from prelude.types.prices import PriceTable, Sums
 from prelude.types.service import SERVICE_CLASSES, ServiceClass
 
 _PROBATION_TOKENS = 192
-_DOC_STEPS = 4.0
+_DOC_STEPS = 16.0
 _FAIR_STEPS = 50.0
 _INEFFICIENCY = 0.1
 
@@ -26,7 +26,8 @@ class Rules:
     itl_ms: Mapping[ServiceClass, float] = field(default_factory=dict)
     idle_ms: float = inf
     classes: Mapping[ServiceClass, ClassConfig] = field(default_factory=dict)
-    deep_share: float = 0.3
+    deep_share: float = 0.2
+    prompt_share: float = 0.2
     reserve: float = 0.0
     max_partials: int = 4
     fair_ms: float = inf
@@ -47,6 +48,7 @@ def rules_of(batcher: BatcherConfig, prices: PriceTable, step_ms: float) -> Rule
         idle_ms=max(step_ms, _efficient_ms(prices, batcher.max_step_tokens)),
         classes=classes,
         deep_share=batcher.deep_share,
+        prompt_share=batcher.prompt_share,
         reserve=batcher.reserve,
         max_partials=batcher.max_partials,
         fair_ms=batcher.fair_ms or _FAIR_STEPS * step_ms,
