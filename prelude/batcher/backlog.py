@@ -19,26 +19,23 @@ Lane = Callable[[Sequence], int]
 _COUNT_S = 5e-5  # a sequence: counting takes a hundredth of that
 _LEAST_SHARE = 0.1
 _STAY_WEIGHT = 0.05
+_LEAST_STAY_MS = 1e-3
 
 
 @dataclass(slots=True)
 class _Load:
-    """Of one lane: sequences, milliseconds of prompt, blocks held and blocks wanted, and how many
-    of its residents end in a millisecond."""
+    """Of one lane: sequences, milliseconds of prompt, blocks held or wanted, and how many would
+    end in a millisecond if all were resident."""
 
-    num_unfinished: int = 0
-    num_resident: int = 0
+    num_seqs: int = 0
     prompt_ms: float = 0.0
-    num_held: int = 0
-    num_wanted: int = 0
+    num_blocks: int = 0
     ends_per_ms: float = 0.0
 
     def plus(self, other: "_Load") -> None:
-        self.num_unfinished += other.num_unfinished
-        self.num_resident += other.num_resident
+        self.num_seqs += other.num_seqs
         self.prompt_ms += other.prompt_ms
-        self.num_held += other.num_held
-        self.num_wanted += other.num_wanted
+        self.num_blocks += other.num_blocks
         self.ends_per_ms += other.ends_per_ms
 
 
@@ -62,13 +59,12 @@ class Backlog:
 
     def added(self, seq: Sequence) -> None:
         """A newcomer waits now."""
-        load = self._loads.setdefault(self._lane(seq), _Load())
-        self._count_waiting(load, seq)
+        self._count(seq)
 
     def left(self, seq: Sequence, now_s: float) -> None:
         """A sequence has come to its end."""
         if seq.scheduled_s is not None:
-            name, stay_ms = seq.service_class, (now_s - seq.scheduled_s) * 1e3
+            name, stay_ms = _came_as(seq), (now_s - seq.scheduled_s) * 1e3
             self._stays_ms[name] += _STAY_WEIGHT * (stay_ms - self._stays_ms[name])
 
     def wait_ms(self, seq: Sequence | None, prices: PriceTable) -> float:
@@ -91,13 +87,14 @@ class Backlog:
 
     def _room_ms(self, ahead: _Load, num_blocks: int) -> float:
         """Until there is a slot, and blocks."""
-        if not ahead.num_resident:
+        if not ahead.num_seqs:
             return 0.0
-        excess = float(ahead.num_unfinished + 1 - self._max_seqs)
-        lacking = ahead.num_held + ahead.num_wanted + num_blocks - self._ledger.num_usable_blocks
+        excess = float(ahead.num_seqs + 1 - self._max_seqs)
+        lacking = ahead.num_blocks + num_blocks - self._ledger.num_usable_blocks
         if lacking > 0:
-            excess = max(excess, lacking * ahead.num_resident / max(ahead.num_held, 1))
-        return max(excess, 0.0) / ahead.ends_per_ms
+            excess = max(excess, lacking * ahead.num_seqs / ahead.num_blocks)
+        resident = min(self._max_seqs / ahead.num_seqs, 1.0)
+        return max(excess, 0.0) / (ahead.ends_per_ms * resident)
 
     def _refresh(self, prices: PriceTable) -> None:
         now_s = self._ledger.now_s
@@ -109,25 +106,26 @@ class Backlog:
         self._loads = {}
         sums = Sums()
         for seq in seqs:
-            load = self._loads.setdefault(self._lane(seq), _Load())
-            if seq.slot == NO_SLOT and not seq.blocks:
-                self._count_waiting(load, seq)
-                continue
-            load.num_unfinished += 1
-            load.num_resident += 1
-            load.num_held += len(seq.blocks)
-            load.ends_per_ms += 1.0 / max(self._stays_ms[seq.service_class], 1e-3)
+            self._count(seq)
             if seq.is_decoding:
                 sums = sums.plus(seq.num_computed, 1, seq.sample_mode)
-            elif seq.slot != NO_SLOT:
-                load.prompt_ms += seq.token_ms * seq.num_pending
         self.decode_ms = prices.step_ms(sums) if sums.rows else 0.0
         self._share = max(1.0 - self.decode_ms / self._step_ms, _LEAST_SHARE)
 
-    def _count_waiting(self, load: _Load, seq: Sequence) -> None:
-        load.num_unfinished += 1
-        load.prompt_ms += seq.cost_ms
-        load.num_wanted += self._blocks(seq)
+    def _count(self, seq: Sequence) -> None:
+        load = self._loads.setdefault(self._lane(seq), _Load())
+        load.num_seqs += 1
+        load.ends_per_ms += 1.0 / max(self._stays_ms[_came_as(seq)], _LEAST_STAY_MS)
+        load.num_blocks += len(seq.blocks) or self._blocks(seq)
+        if seq.slot == NO_SLOT:
+            load.prompt_ms += seq.cost_ms
+        elif not seq.is_decoding:
+            load.prompt_ms += seq.token_ms * seq.num_pending
 
     def _blocks(self, seq: Sequence) -> int:
         return -(-seq.num_tokens // self._ledger.block_size)
+
+
+def _came_as(seq: Sequence) -> ServiceClass:
+    """Classes change while a sequence runs; what is known of newcomers is how they came."""
+    return seq.waited_as or seq.service_class
