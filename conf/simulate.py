@@ -87,9 +87,10 @@ class Traffic:
 @dataclass(slots=True)
 class SimDevice:
     """What runs the steps: how large it is, what they cost. ``prices`` is a file with a price list
-    (an engine's profile, or a list by itself); the other numbers make an analytic one, in
-    milliseconds: ``floor + (weights^4 + (token * tokens)^4)^(1/4)`` for the forward, and what is
-    read, paired and sampled besides."""
+    (an engine's profile, or a list by itself), or the name of one in ``conf/simulate/prices/``;
+    the other numbers make an analytic one, in milliseconds:
+    ``floor + (weights^4 + (token * tokens)^4)^(1/4)`` for the forward, and what is read, paired and
+    sampled besides."""
 
     name: str = "h200_8b"
     prices: str | None = None

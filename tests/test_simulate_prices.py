@@ -67,6 +67,16 @@ def test_other_files_are_refused(tmp_path: Path, text: str) -> None:
         read_prices(path)
 
 
+def test_a_measured_list_comes_with_prelude() -> None:
+    config = load(SIMULATE, SimulateConfig, ["device=cpu_0_6b_measured"])
+    table = price_list(config.device)
+    measured = {1: (154, 78.9), 4: (144, 84.1), 16: (134, 178.4)}  # rows: context, ms
+    for rows, (context, ms) in measured.items():
+        sums = Sums().plus_decodes(rows * context, ["greedy"] * rows)
+        assert table.step_ms(sums) == pytest.approx(ms, rel=0.06)
+    assert table.step_ms(Sums().plus(0, 512, "greedy")) == pytest.approx(2789, rel=0.02)
+
+
 def test_static_shapes_are_the_devices() -> None:
     assert not buckets_of(H200).is_static
     buckets = buckets_of(SimDevice(decode_buckets=[1, 8], prefill_buckets=[64], max_seqs=8))

@@ -1,5 +1,7 @@
 """Price lists of simulated devices: analytic ones as tables, and those that engines have saved."""
 
+from importlib.resources import files
+from importlib.resources.abc import Traversable
 from pathlib import Path
 
 import msgspec
@@ -15,7 +17,10 @@ _MOST_TOKENS = 65_536
 
 def price_list(device: SimDevice) -> PriceTable:
     """What steps cost on this device. Raises ``ValueError`` for a file that holds no prices."""
-    return analytic(device) if device.prices is None else read_prices(Path(device.prices))
+    if device.prices is None:
+        return analytic(device)
+    bundled = files("prelude.conf").joinpath(f"simulate/prices/{device.prices}.json")
+    return read_prices(bundled if bundled.is_file() else Path(device.prices))
 
 
 def analytic(device: SimDevice) -> PriceTable:
@@ -34,7 +39,7 @@ def _forward_ms(device: SimDevice, num_tokens: int) -> float:
     return float(device.floor_ms + linear ** (1 / _BEND))
 
 
-def read_prices(path: Path) -> PriceTable:
+def read_prices(path: Path | Traversable) -> PriceTable:
     """The list in an engine's profile, or one by itself."""
     data = path.read_bytes()
     try:
