@@ -20,6 +20,7 @@ from prometheus_client.registry import Collector
 from prelude.client.client import EngineClient
 from prelude.server.latency import BOUNDS_S, ByClass, Latencies, by_class
 from prelude.server.steps import StepWatch
+from prelude.types.errors import REFUSAL_CODES
 from prelude.types.service import SERVICE_CLASSES, ServiceClass
 from prelude.types.wire import ClassStats
 
@@ -169,12 +170,23 @@ class _EngineCollector(Collector):
         yield self._counter(
             "programs_missed", "launches without a program of their size", stats.programs_missed
         )
+        yield self._refused(stats.refused)
         classes = stats.classes or (ClassStats(),) * len(SERVICE_CLASSES)
         named = dict(zip(SERVICE_CLASSES, classes, strict=True))
         yield self._classes("waiting", "sequences in the queue", named)
         yield self._classes("running", "sequences in the batch", named)
         yield self._classes("parked", "sequences that gave up their slot", named)
         yield self._classes("blocks", "KV blocks held, shared ones by each", named)
+
+    def _refused(self, counts: tuple[int, ...]) -> Metric:
+        family = CounterMetricFamily(
+            "prelude_requests_refused",
+            "requests not served, and sequences that expired",
+            labels=["model_name", "reason"],
+        )
+        for code, count in zip(REFUSAL_CODES, counts or (0,) * len(REFUSAL_CODES), strict=True):
+            family.add_metric([*self._labels, code], count)
+        return family
 
     def _classes(self, what: str, help_text: str, named: dict[ServiceClass, ClassStats]) -> Metric:
         labels = ["model_name", "service_class"]

@@ -4,6 +4,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from prelude.server.metrics import Metrics
+from prelude.types.errors import REFUSAL_CODES
 from prelude.types.service import SERVICE_CLASSES
 from prelude.types.wire import ClassStats, EngineStats, Ready, StepEvents
 from tests.fakes import scripted_client, some_info, until
@@ -102,6 +103,18 @@ async def test_classes_have_their_gauges() -> None:
         gauges = [found[f"prelude_class_{w}", name] for w in ("waiting", "running", "parked")]
         assert gauges == [one.num_waiting, one.num_running, one.num_parked]
         assert found["prelude_class_blocks", name] == one.num_blocks
+    await client.close()
+
+
+async def test_refusals_are_counted_by_reason() -> None:
+    client, _ = scripted_client()
+    metrics = Metrics(client, "m")
+    found = await scraped(metrics)
+    assert all(found["prelude_requests_refused_total", code] == 0 for code in REFUSAL_CODES)
+    client.stats = EngineStats(refused=tuple(range(len(REFUSAL_CODES))))
+    found = await scraped(metrics)
+    for number, code in enumerate(REFUSAL_CODES):
+        assert found["prelude_requests_refused_total", code] == number
     await client.close()
 
 

@@ -79,11 +79,9 @@ function paintLoad(chart, points) {
   const most = (of) => Math.max(...points.map((p) => sum(of(p))));
   const up = Math.max(most((p) => p.running) * 1.1, 4), down = most((p) => p.waiting) * 1.1;
   chart.linear(-Math.max(down, up * 0.2), Math.max(up, down * 0.2));
-  for (const [most, sign] of [[up, 1], [down, -1]]) {
-    const step = Math.max(nice(most / 4), 1);
-    if (Math.abs(chart.y(sign * step) - chart.y(0)) < 16) continue;
-    for (let at = step; at <= most; at += step) chart.line(chart.y(sign * at), count(at));
-  }
+  const step = Math.max(nice(26 / (chart.y(0) - chart.y(1))), 1);
+  for (let at = step; at <= up; at += step) chart.line(chart.y(at), count(at));
+  for (let at = step; at <= down; at += step) chart.line(chart.y(-at), count(at));
   CLASSES.forEach((name, n) => {
     const below = (of) => (p) => sum(of(p).slice(0, n)), upTo = (of) => (p) => sum(of(p).slice(0, n + 1));
     const running = (p) => p.running, waiting = (p) => p.waiting;
@@ -242,7 +240,7 @@ function showFigures({ point, max_seqs, classes, steps }) {
   figure("waiting", count(sum(waiting)), parked ? `and ${parked} parked` : "");
   figure("ttft", short(classes[0].ttft[2]));
   figure("itl", short(classes[0].itl[2]));
-  figure("step", short(steps.p99_ms), budget ? `budget ${short(budget)}` : "");
+  figure("step", short(steps.p99_ms), budget ? `of ${short(budget)}` : "");
   $("step").classList.toggle("over", budget !== null && steps.p99_ms > budget);
 }
 
