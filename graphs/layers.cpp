@@ -3,6 +3,8 @@
 //
 // Both classes are TorchScript's, for these are what torch calls with its interpreter lock released.
 
+#include <omp.h>
+
 #include <torch/csrc/inductor/aoti_package/model_package_loader.h>
 #include <torch/custom_class.h>
 #include <torch/library.h>
@@ -11,6 +13,24 @@ namespace {
 
 using at::Tensor;
 using Tensors = std::vector<Tensor>;
+
+// Floats of the residual stream up to which what lies between the kernels is done sooner by one
+// thread than two have met.
+constexpr int64_t ALONE = 1 << 14;
+
+// While it lives, parallel regions have one thread: those of compiled programs, which ask for more
+// at every number of tokens. Kernels allow themselves a team again (`kernels/cpu/op.h`).
+class Alone {
+  public:
+    explicit Alone(bool alone) : levels(omp_get_max_active_levels()) {
+        if (alone) omp_set_max_active_levels(0);
+    }
+    ~Alone() { omp_set_max_active_levels(levels); }
+    Alone(const Alone&) = delete;
+
+  private:
+    const int levels;
+};
 
 // A package, loaded.
 struct Program : torch::CustomClassHolder {
@@ -29,6 +49,7 @@ struct Layers : torch::CustomClassHolder {
     // As many layers as `kv` has tensors; `step` is what describes the step to every layer.
     Tensor run(Tensor x, const Tensor& cos, const Tensor& sin, const Tensors& kv,
                const Tensors& step) const {
+        const Alone alone(x.numel() <= ALONE);
         for (size_t i = 0; i < kv.size(); i++) {
             Tensors inputs = {std::move(x), cos, sin, kv[i]};
             inputs.insert(inputs.end(), step.begin(), step.end());

@@ -207,8 +207,8 @@ void append(const Tensor& k_, const Tensor& v_, const Tensor& kv, const Tensor& 
     const int64_t v_token = v.stride(0), v_head = v.stride(1);
     const float *keys = floats(k), *values = floats(v);
     float* pool = mutable_floats(kv);
-    const int threads = torch::stable::get_num_threads();
-#pragma omp parallel for num_threads(threads) if (tokens > 64)
+    const Team team;
+#pragma omp parallel for num_threads(team.threads) if (tokens > 64)
     for (int64_t t = 0; t < tokens; t++) {
         float* key = pool + (slots[t] / block * 2 * block + slots[t] % block) * size;
         float* value = key + block * size;
@@ -236,7 +236,8 @@ void attend(const Tensor& q_, const Tensor& kv, const Tensor& cu_q, const Tensor
                        q.stride(1), out.stride(0), out.stride(1), step.table_row, heads, kv_heads,
                        heads / kv_heads, dim, round_up(dim, W), block, int(window),
                        float(scale) * 1.4426950408889634f, invariant};
-    attend_all(p, step, tokens, torch::stable::get_num_threads());
+    const Team team;
+    attend_all(p, step, tokens, team.threads);
 }
 
 Registration registration;

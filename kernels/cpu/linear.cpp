@@ -144,7 +144,7 @@ Tensor linear(const Tensor& x, const Tensor& w, const std::optional<Tensor>& bia
             "linear: shapes cannot be multiplied");
     if (!readable(x, w, bias)) return by_torch(x, w, bias);
     Tensor y = torch::stable::new_empty(x, {rows, outputs});
-    const int threads = torch::stable::get_num_threads();
+    const Team team;
     const int64_t w_row = w.stride(0);
     Problem p = {nullptr, bias ? floats(*bias) : nullptr, nullptr, mutable_floats(y),
                  0,       rows, outputs, inputs, 0, 0};
@@ -152,9 +152,9 @@ Tensor linear(const Tensor& x, const Tensor& w, const std::optional<Tensor>& bia
         const auto values = (const int8_t*)w.data_ptr();
         p.scales = (const char*)values + inputs;
         p.scale_step = w_row;
-        run<int8_t>(p, floats(x), x.stride(0), {values, w_row}, rows, threads);
+        run<int8_t>(p, floats(x), x.stride(0), {values, w_row}, rows, team.threads);
     } else {
-        run<float>(p, floats(x), x.stride(0), {floats(w), w_row}, rows, threads);
+        run<float>(p, floats(x), x.stride(0), {floats(w), w_row}, rows, team.threads);
     }
     return y;
 }
