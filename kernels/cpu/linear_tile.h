@@ -12,7 +12,8 @@ namespace {
 
 #if defined(__AVX512F__)
 constexpr int WIDTH[] = {0, 12, 8, 8, 6}; // rows of W in registers, by rows of x
-constexpr int NARROW = 4;                 // the same for MOST_ROWS where it lets them stay in L1
+constexpr int NARROW = 4; // for MOST_ROWS where it lets them stay in L1, and in a single pass: fewer
+                          // rows of W at a time are fetched from memory sooner
 #else
 constexpr int WIDTH[] = {0, 12, 4, 3, 3};
 constexpr int NARROW = 3;
@@ -121,7 +122,7 @@ template <int ROWS, class T>
 void pass_over(const Problem& p, int64_t row, int64_t from, int64_t to, Rows<T> w, Ahead ahead) {
     constexpr int WIDE = WIDTH[ROWS];
     if constexpr (ROWS == MOST_ROWS && NARROW < WIDE)
-        if (p.passes > 1 && !stays<T>(p, ROWS, WIDE) && stays<T>(p, ROWS, NARROW))
+        if (p.passes == 1 || (!stays<T>(p, ROWS, WIDE) && stays<T>(p, ROWS, NARROW)))
             return tiles<ROWS, NARROW>(p, row, from, to, w, ahead);
     tiles<ROWS, WIDE>(p, row, from, to, w, ahead);
 }
