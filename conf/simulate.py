@@ -81,6 +81,7 @@ class Traffic:
     limit: Limit = Limit.exact
     labels: Labels = Labels.honest
     label_error: float = 0.0  # share of requests that lie all the same
+    warm: bool = True  # begin with the crowd that a long run would find, not with an empty machine
     seed: int = 0
 
 

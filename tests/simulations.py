@@ -79,7 +79,7 @@ def small(
             rate=rate,
             load=load,
             seed=seed,
-            **traffic,
+            **({"warm": False} | traffic),
         ),
         device=on or device(),
         fleet=Fleet(replicas=replicas),

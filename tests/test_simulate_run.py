@@ -148,17 +148,6 @@ def test_more_load_makes_everybody_wait_longer() -> None:
     assert waits == sorted(waits)
 
 
-def test_saturation_is_where_queues_begin_to_grow() -> None:
-    config = small(num_requests=1500, rate=None, load=1.0)
-    sustained = saturation(config.traffic, config.device, 1)
-    recorder = Recorder(0, 1500)
-    (engine,) = build(config.fleet, config.device, config.batcher, recorder, 0)
-    end_s = play([engine], draw(config.traffic, 20 * sustained), Routing.round_robin)
-    refused = sum(life.failure is not None for life in recorder.lives.values())
-    assert (1500 - refused) / end_s == pytest.approx(sustained, rel=0.15)
-    assert saturation(config.traffic, config.device, 3) == pytest.approx(3 * sustained)
-
-
 def test_saturation_does_not_depend_on_what_is_compared() -> None:
     base = small(rate=None, load=0.5)
     same = replace(base.traffic, seed=9, load=0.9, num_requests=10)

@@ -22,10 +22,12 @@ class SimReport(ClassReport, frozen=True):
 
 
 class LoadReport(msgspec.Struct, frozen=True):
-    """Requests a second: what fcfs can sustain (null where nobody asked), and what came."""
+    """Requests a second: what fcfs can sustain (null where nobody asked), and what came;
+    ``num_before`` requests were running when the first one did."""
 
     saturation_req_s: float | None
     offered_req_s: float
+    num_before: int
 
 
 class StepReport(msgspec.Struct, frozen=True):

@@ -2,7 +2,8 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from random import Random
 
 from prelude.bench.stats import summarise
 from prelude.conf.checks import check_config
@@ -11,11 +12,12 @@ from prelude.conf.simulate import SimArrival, SimulateConfig
 from prelude.simulate.fleet import Progress, build, nobody, play
 from prelude.simulate.metrics import Reporter
 from prelude.simulate.records import Gaps, Life, Recorder
-from prelude.simulate.replica import Replica
+from prelude.simulate.replica import Replica, truth_of
 from prelude.simulate.result import LoadReport, SimulateResult, StepReport
 from prelude.simulate.saturation import saturation
+from prelude.simulate.stationary import crowd_of
 from prelude.simulate.traces import read_trace
-from prelude.simulate.traffic import SimRequest, draw
+from prelude.simulate.traffic import SimRequest, draw, numbered
 from prelude.types.service import SERVICE_CLASSES
 
 MAX_REQUESTS = 10_000_000
@@ -30,18 +32,20 @@ def simulate(config: SimulateConfig, progress: Progress = nobody) -> SimulateRes
     validate(config)
     begun_s = time.perf_counter()
     requests, saturated = _requests(config)
-    first, end = _counted(config, len(requests))
+    crowd = _crowd(config, requests)
+    first, end = _counted(config, len(requests), len(crowd))
+    requests = numbered(crowd + requests)
     recorder = Recorder(first, end)
     seed = config.traffic.seed
     replicas = build(config.fleet, config.device, config.batcher, recorder, seed)
     simulated_s = play(replicas, requests, config.fleet.routing, progress)
     reporter = _reporter(config, recorder, replicas, requests[first:end])
-    span_s = requests[-1].arrival_s - requests[0].arrival_s
+    offered = _rate(requests[len(crowd) :])
     return SimulateResult(
         config=asdict(config),
         policy=config.batcher.policy,
         seed=seed,
-        load=LoadReport(saturated, (len(requests) - 1) / span_s if span_s > 0 else 0.0),
+        load=LoadReport(saturated, offered, len(crowd)),
         simulated_s=simulated_s,
         wall_s=time.perf_counter() - begun_s,
         total=reporter.report(lambda life: True, reporter.all_gaps()),
@@ -109,10 +113,31 @@ def _requests(config: SimulateConfig) -> tuple[list[SimRequest], float | None]:
     return draw(traffic, traffic.load * saturated), saturated
 
 
-def _counted(config: SimulateConfig, num: int) -> tuple[int, int]:
+def _crowd(config: SimulateConfig, requests: list[SimRequest]) -> list[SimRequest]:
+    """Who is running already when the first of ``requests`` comes. Moves these to when the crowd
+    has its memory again."""
+    traffic, device, replicas = config.traffic, config.device, config.fleet.replicas
+    if not traffic.warm or traffic.arrival is SimArrival.trace:
+        return []
+    long_run = crowd_of(traffic, device)
+    rng = Random(f"{traffic.seed}/crowd")
+    num = long_run.num_running(_rate(requests) / replicas)
+    crowd = [request for _ in range(replicas) for request in long_run.found(num, rng)]
+    truth, chunk = truth_of(device), config.batcher.max_step_tokens
+    ready_s = sum(truth.prompt_ms(r.num_prompt, chunk) for r in crowd) / 1e3 / replicas
+    requests[:] = [replace(r, arrival_s=r.arrival_s + ready_s) for r in requests]
+    return crowd
+
+
+def _rate(requests: list[SimRequest]) -> float:
+    span_s = requests[-1].arrival_s - requests[0].arrival_s
+    return (len(requests) - 1) / span_s if span_s > 0 else 0.0
+
+
+def _counted(config: SimulateConfig, num: int, num_before: int) -> tuple[int, int]:
     """The first request that counts, and the first after it that does not."""
-    first = int(config.warmup_share * num)
-    return first, max(num - int(config.cooldown_share * num), first + 1)
+    first = num_before + int(config.warmup_share * num)
+    return first, max(num_before + num - int(config.cooldown_share * num), first + 1)
 
 
 def _reporter(

@@ -98,6 +98,8 @@ class SimRunner:
 
     depth = 1
     vocab_size = VOCAB_SIZE
+    num_host_blocks = 0
+    swap_ms = 0.0
 
     def __init__(
         self,
