@@ -26,6 +26,7 @@ class Seq:
     token_ms: float = 0.1
     leader: object | None = None
     queued_s: float = 0.0
+    due_s: float = 0.0
     request: Request = field(
         default_factory=lambda: Request(uid=0, prompt_ids=[1], params=SamplingParams(temperature=0))
     )
@@ -55,6 +56,10 @@ class View:
     now_s: float = 0.0
     ahead: set[int] = field(default_factory=set)
     hits: dict[int, PrefixHit] = field(default_factory=dict)
+
+    def line(self, name: ServiceClass) -> list[Seq]:
+        found = [seq for seq in self.waiting if seq.service_class == name]
+        return sorted(found, key=lambda seq: (seq.due_s, seq.seq_id))
 
     def match(self, seq: SequenceView) -> PrefixHit:
         return self.hits.get(seq.seq_id, PrefixHit())

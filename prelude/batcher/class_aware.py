@@ -6,15 +6,18 @@
    computed can be overtaken like any other.
 4. What time is left goes to the deep ones that have not had their turn.
 
-The budget is the tightest target of the classes that decode, or what their tokens and the smallest
-chunk of a prompt cost, if that is more. Slots and blocks are found by ``prelude.batcher.room``.
-Sources: Sarathi-Serve (OSDI 2024), LPRS (arXiv:2606.09061), FastServe (NSDI 2026), HRRN as in
-SGLang; ``docs/scheduling.md`` says why.
+The budget is the tightest target of the classes that decode, or the price of the fast tokens and of
+what deep ones and prompts are sure of, if that is more. ``prelude.batcher.room`` finds slots and
+blocks.
+Sources: Sarathi-Serve (OSDI 2024), LPRS (arXiv:2606.09061), FastServe (NSDI 2026);
+``docs/scheduling.md`` says why.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
-from heapq import heapify, heappop
-from itertools import chain
+from collections.abc import Iterable, Iterator
+from heapq import merge
+from itertools import chain, islice
+from math import inf
+from operator import attrgetter
 
 from prelude.batcher.compose import Composer
 from prelude.batcher.room import LANES, Room, rank
@@ -22,12 +25,10 @@ from prelude.batcher.view import PolicyState, ScheduleConfig, SequenceView, Syst
 from prelude.types.plan import Plan
 from prelude.types.prices import PriceTable
 
-_FAST, _OTHERS, _BATCH = range(3)
-_LANE = {"fast": _FAST, "doc": _OTHERS, "deep": _OTHERS, "batch": _BATCH}
+_PROMPT_QUANTUM = 0.3  # of a step's target, that prompts have however many decode
+_MAX_SCAN = 64  # prompts looked at in a step, of a lane
 
-# Lane, place (0 for who comes first whatever it costs), client ahead of its share, time, age: then
-# who it is.
-_Candidate = tuple[int, int, bool, float, int, SequenceView]
+_due = attrgetter("due_s", "seq_id")
 
 
 def class_aware(
@@ -35,30 +36,49 @@ def class_aware(
 ) -> tuple[Plan, PolicyState]:
     """See ``Policy``."""
     step = Composer(view, prices, config, config.idle_step_ms, rank=rank)
-    prompts = _prompts(step)
-    fast = [seq for seq in step.decoding if LANES[seq.service_class] == 0]
-    step.decode(fast)
-    step.budget_ms = _budget_ms(step, has_prompts=any(prompts))
+    room = Room(step)
+    has_fast, has_others = _has_prompts(step, room)
+    has_prompts = has_fast or has_others
+    step.decode([seq for seq in step.decoding if LANES[seq.service_class] == 0])
+    step.budget_ms = _budget_ms(step, has_prompts=has_prompts)
     turns = _turns(step, state.rotor)
-    served = _guaranteed(step, turns, prompts)
-    _prefill(step, prompts)
+    share = _share(step, has_fast=has_fast, has_others=has_others)
+    served = max(step.decodes_within(turns, step.ms_with(0) + share * step.budget_ms), 1)
+    step.decode(turns[:served])
+    if has_prompts:
+        _prefill(step, room, has_both=has_fast and has_others)
     rest = [seq for seq in turns[served:] if seq.seq_id not in step.gone]
-    extra = step.decodes_within(rest, step.budget_ms)
+    extra = step.decodes_within(rest, step.budget_ms) if rest else 0
     step.decode(rest[:extra])
-    step.is_settled = not any(prompts) and extra == len(rest)
+    step.is_settled = not has_prompts and extra == len(rest)
     last = next((seq for seq in reversed(turns) if seq.seq_id in step.picks), None)
     return step.plan(), PolicyState(rotor=last.seq_id if last else state.rotor)
 
 
+def _has_prompts(step: Composer, room: Room) -> tuple[bool, bool]:
+    """Are there prompts that may have a chunk, of fast sequences and of others?"""
+    line = step.view.line
+    partial = [LANES[seq.service_class] == 0 for seq in step.prefilling]
+    fast = bool(line("fast")) and room.has_slot(is_urgent=True)
+    others = bool(line("doc") or line("deep") or line("batch"))
+    others = others and room.has_slot(is_urgent=any(_is_late(step, seq) for seq in _heads(step)))
+    return fast or any(partial), others or not all(partial)
+
+
 def _budget_ms(step: Composer, *, has_prompts: bool) -> float:
-    """Fast tokens are picked already: their price and a smallest chunk must fit."""
-    config, rules = step.config, step.config.rules
+    """Fast tokens are picked already. What others are sure of comes on top of them, if the target
+    has no room for it."""
+    rules = step.config.rules
     if not step.decoding:
         return rules.idle_ms
     if not rules.use.budget:
-        return float("inf")
-    target_ms = min([rules.itl_ms[name] for name in {s.service_class for s in step.decoding}])
-    return max(target_ms, step.ms_with(config.min_chunk if has_prompts else 0))
+        return inf
+    names = {seq.service_class for seq in step.decoding}
+    target_ms = min([rules.itl_ms[name] for name in names])
+    promised = rules.deep_share if "deep" in names else 0.0
+    if has_prompts:
+        promised += _PROMPT_QUANTUM
+    return max(target_ms, step.ms_with(0) + promised * target_ms)
 
 
 def _turns(step: Composer, rotor: int) -> list[SequenceView]:
@@ -78,88 +98,97 @@ def _rotated(seqs: list[SequenceView], rotor: int) -> list[SequenceView]:
     return seqs[first:] + seqs[:first]
 
 
-def _guaranteed(
-    step: Composer, turns: Sequence[SequenceView], prompts: tuple[list[_Candidate], ...]
-) -> int:
-    """Give the first of ``turns`` their tokens, within the share that is theirs, but one at least;
-    how many. Against documents it is the other way round: they have that share."""
-    share = step.config.rules.deep_share
-    if not any(prompts):
-        share = 1.0
-    elif not prompts[_FAST]:
-        share = 1.0 - share
-    num = max(step.decodes_within(turns, step.ms_with(0) + share * step.budget_ms), 1)
-    step.decode(turns[:num])
-    return num
+def _share(step: Composer, *, has_fast: bool, has_others: bool) -> float:
+    """Of the budget, that deep sequences are sure of. Against documents it is the other way
+    round: they have that share."""
+    if has_fast:
+        return step.config.rules.deep_share
+    return 1.0 - step.config.rules.deep_share if has_others else 1.0
 
 
-def _prompts(step: Composer) -> tuple[list[_Candidate], list[_Candidate]]:
-    """Two heaps of all whose prompt is to be computed, residents and waiting ones: fast ones, and
-    the others."""
-    interleave = step.config.rules.use.interleave
-    lanes: tuple[list[_Candidate], list[_Candidate]] = ([], [])
-    waiting = [seq for seq in step.view.waiting if seq.leader is None or not seq.is_held]
-    for candidate in _ordered(step, chain(waiting, step.prefilling if interleave else ())):
-        lanes[candidate[0] > _FAST].append(candidate)
-    if not interleave:
-        lanes[0].extend([(_FAST, 0, False, 0.0, s.seq_id, s) for s in step.prefilling])
-    for lane in lanes:
-        heapify(lane)
-    return lanes
-
-
-def _ordered(step: Composer, seqs: Iterable[SequenceView]) -> Iterator[_Candidate]:
-    """In the order of arrival, but for what they cost: whoever comes less than ``patience`` times
-    that later, and is cheaper by as much, comes before."""
-    rules, now_s, is_ahead = step.config.rules, step.view.now_s, step.view.is_ahead
-    is_fair = rules.use.fairness and step.view.is_contested
-    for seq in seqs:
-        name = seq.service_class
-        config = rules.classes[name]
-        queued_s = seq.queued_s
-        if now_s - queued_s > config.max_wait_s:
-            yield min(_LANE[name], _OTHERS), 0, False, queued_s, seq.seq_id, seq
-            continue
-        due_s = queued_s + (config.patience * 1e-3 * seq.cost_ms if rules.use.cost_order else 0.0)
-        yield _LANE[name], 1, is_fair and is_ahead(seq), due_s, seq.seq_id, seq
-
-
-def _prefill(step: Composer, prompts: tuple[list[_Candidate], list[_Candidate]]) -> None:
+def _prefill(step: Composer, room: Room, *, has_both: bool) -> None:
     """Fast prompts first, as far as the others keep their share; then these, then fast ones
     again. The first to get a chunk gets ``min_chunk`` tokens whatever time is left, so that
     prompts always move."""
-    fast, others = prompts
-    room = Room(step)
-    step.share(1.0 - step.config.rules.prompt_share if fast and others else 1.0)
-    at_least = _fill(step, room, list(fast), step.config.min_chunk)
+    at_least = step.config.min_chunk
+    if not step.config.rules.use.interleave:
+        at_least = _fill(step, room, step.prefilling, at_least)
+    step.share(1.0 - step.config.rules.prompt_share if has_both else 1.0)
+    at_least = _fill(step, room, _fast(step), at_least)
     step.share(1.0)
-    at_least = _fill(step, room, list(others), at_least)
-    if fast and others:
-        _fill(step, room, fast, at_least)
+    at_least = _fill(step, room, _others(step), at_least)
+    if has_both:
+        _fill(step, room, _fast(step), at_least)
 
 
-def _fill(step: Composer, room: Room, candidates: list[_Candidate], at_least: int) -> int:
+def _fast(step: Composer) -> Iterator[SequenceView]:
+    partial = [seq for seq in step.prefilling if LANES[seq.service_class] == 0]
+    return _fair(step, merge(partial, step.view.line("fast"), key=_due))
+
+
+def _others(step: Composer) -> Iterator[SequenceView]:
+    """``batch`` has what documents and deep ones leave, unless it has waited too long."""
+    partial = sorted([seq for seq in step.prefilling if LANES[seq.service_class]], key=_due)
+    line = step.view.line
+    late = [seq for seq in line("batch")[:1] if _is_late(step, seq)]
+    return _fair(
+        step, chain(late, merge(partial, line("doc"), line("deep"), key=_due), line("batch"))
+    )
+
+
+def _heads(step: Composer) -> Iterator[SequenceView]:
+    return chain.from_iterable(step.view.line(name)[:1] for name in ("doc", "deep", "batch"))
+
+
+def _is_late(step: Composer, seq: SequenceView) -> bool:
+    max_wait_s = step.config.rules.classes[seq.service_class].max_wait_s
+    return step.view.now_s - seq.queued_s > max_wait_s
+
+
+def _fair(step: Composer, seqs: Iterable[SequenceView]) -> Iterator[SequenceView]:
+    """Clients that are ahead of their share come last."""
+    seqs = islice(seqs, _MAX_SCAN)
+    if not (step.config.rules.use.fairness and step.view.is_contested):
+        yield from seqs
+        return
+    ahead = []
+    for seq in seqs:
+        if step.view.is_ahead(seq):
+            ahead.append(seq)
+        else:
+            yield seq
+    yield from ahead
+
+
+def _fill(step: Composer, room: Room, seqs: Iterable[SequenceView], at_least: int) -> int:
+    """Chunks for as many as there is time for; what the next one gets at least."""
     residents = {seq.seq_id for seq in step.prefilling}
-    while candidates and (at_least or not step.is_full):
-        lane, place, *_, seq_id, seq = heappop(candidates)
-        if seq_id in step.picks or seq_id in step.gone:
+    is_full, picks = step.is_full, step.picks
+    for seq in seqs:
+        if (is_full and not at_least) or not (residents or room.is_open(is_urgent=True)):
+            break
+        if seq.seq_id in picks or seq.seq_id in step.preempted or seq.seq_id in step.parked:
             continue
-        if seq_id in residents:
+        if seq.seq_id in residents:
+            residents.remove(seq.seq_id)
             count = step.chunk(seq, seq.num_computed, at_least)
             count = step.add_resident(seq, count) if count else 0
         else:
-            count = _admit(step, room, seq, at_least, is_urgent=not (lane and place))
+            is_urgent = LANES[seq.service_class] == 0 or _is_late(step, seq)
+            count = _admit(step, room, seq, at_least, is_urgent=is_urgent)
         if count:
-            at_least = 0
+            at_least, is_full = 0, step.is_full
     return at_least
 
 
 def _admit(step: Composer, room: Room, seq: SequenceView, at_least: int, *, is_urgent: bool) -> int:
-    if room.is_closed and not is_urgent and step.picks:
+    if seq.is_held or not room.is_open(is_urgent=is_urgent):
         return 0
     hit = step.view.match(seq)
+    if not room.find_blocks(seq, hit, is_urgent=is_urgent):
+        return 0
     count = step.chunk(seq, hit.num_tokens, at_least)
-    if count and room.make(seq, hit, count, is_urgent=is_urgent):
+    if count and room.take(seq, hit, count, is_urgent=is_urgent):
         step.admit(seq, hit, count)
         return count
     return 0

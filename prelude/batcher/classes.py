@@ -40,6 +40,8 @@ class Classifier:
         wish = seq.request.hints.service_class
         if wish == "batch" or (wish == "doc" and seq.service_class == "fast"):
             seq.service_class = wish
+        if self._rules.use.cost_order:
+            seq.patience = self._rules.classes[seq.service_class].patience
 
     def appended(self, seq: Sequence, token_id: int) -> None:
         if seq.service_class == "batch":

@@ -7,20 +7,21 @@ have ended meanwhile leaves a row behind, whose output is dropped.
 """
 
 import random
-from bisect import insort
 from collections import deque
 from collections.abc import Collection, Iterator
+from collections.abc import Sequence as Seq
 from dataclasses import replace
 from itertools import islice
-from operator import attrgetter
 
 from prelude.batcher.fairness import Fairness
+from prelude.batcher.lines import Lines
 from prelude.batcher.sequence import NO_SLOT, Sequence
 from prelude.batcher.view import PrefixHit, SequenceView
 from prelude.cache.pool import BlockPool
 from prelude.types.errors import RequestError
 from prelude.types.plan import BlockGrant, Launch, Plan, Row, SlotAdmit
 from prelude.types.request import FinishReason, Request
+from prelude.types.service import ServiceClass
 
 _SEED_STRIDE = 0x9E3779B97F4A7C15
 
@@ -60,7 +61,7 @@ class Ledger:
         self._next_id = 0
         self._slots = list(range(max_seqs - 1, -1, -1))
         self._left: deque[tuple[int, int]] = deque()  # (step it waits for, slot)
-        self._waiting: list[Sequence] = []
+        self._waiting = Lines()
         self._running: dict[int, Sequence] = {}
         self._parked: dict[int, Sequence] = {}  # those of the waiting that have blocks
         self._by_uid: dict[int, list[Sequence]] = {}
@@ -75,6 +76,10 @@ class Ledger:
     @property
     def waiting(self) -> Iterator[Sequence]:
         return iter(self._waiting)
+
+    def line(self, name: ServiceClass) -> Seq[Sequence]:
+        """The waiting of a class, by when they are due."""
+        return self._waiting.line(name)
 
     @property
     def parked(self) -> Collection[Sequence]:
@@ -144,18 +149,22 @@ class Ledger:
                 leader=group[0] if group else None,
             )
             seq.queued_s = self.now_s
-            seq.arrival_s = min(request.arrival_s or self.now_s, self.now_s)
+            seq.arrival_s = self.arrival_s(request)
             self._next_id += 1
             group.append(seq)
         return group
+
+    def arrival_s(self, request: Request) -> float:
+        """As the client says, but never in the future; now where it says nothing."""
+        return min(request.arrival_s or self.now_s, self.now_s)
 
     def queue(self, group: list[Sequence]) -> None:
         """All sequences of a request wait from now on."""
         for seq in group:
             seq.account = self.fairness.open(seq.request.hints.client)
             self.fairness.queue(seq.account)
+            self._waiting.add(seq)
         self._by_uid[group[0].request.uid] = group
-        self._waiting.extend(group)
 
     def group(self, uid: int) -> list[Sequence]:
         """The unfinished and finished choices of a request, while any of them is unfinished."""
@@ -174,8 +183,7 @@ class Ledger:
         if seq.blocks:
             self._publish(seq, len(seq.token_ids))
         if seq.slot == NO_SLOT:
-            self._waiting.remove(seq)
-            self.fairness.unqueue(seq.account)
+            self._dequeue(seq)
             self._let_go(seq)
         else:
             self._leave(seq)
@@ -234,6 +242,7 @@ class Ledger:
         holders = [*self._running.values(), *self._parked.values()]
         held = {block for seq in holders for block in seq.blocks}
         assert len(held) == self.pool.num_referenced, "a referenced block has no owner"
+        self._waiting.check()
         assert all(seq.slot == NO_SLOT for seq in self._waiting)
         parked = [seq.seq_id for seq in self._waiting if seq.blocks]
         assert sorted(self._parked) == parked, "a parked sequence is not where it should be"
@@ -282,10 +291,9 @@ class Ledger:
         return seq.hit
 
     def _enter(self, seq_id: int) -> SlotAdmit:
-        seq = self._parked.pop(seq_id, None) or next(s for s in self._waiting if s.seq_id == seq_id)
+        seq = self._parked.pop(seq_id, None) or self._waiting.find(seq_id)
         blocks = seq.blocks or self._shareable(seq)
-        self._waiting.remove(seq)
-        self.fairness.unqueue(seq.account)
+        self._dequeue(seq)
         seq.slot = self._slots.pop()
         if not seq.blocks:
             self.pool.acquire(blocks)
@@ -341,12 +349,13 @@ class Ledger:
     def _preempt(self, seq: Sequence) -> None:
         """Back to its place in the queue; its tokens stay, its KV may still be found cached."""
         if seq.slot == NO_SLOT:
+            self._dequeue(seq)
             self._let_go(seq)
         else:
+            seq.queued_s = self.now_s
             self._leave(seq)
-            self._queue(seq)
         seq.num_computed = seq.num_settled = 0
-        seq.cost_ms = seq.token_ms * seq.num_pending
+        self._queue(seq)
         seq.num_preemptions += 1
         self.num_preemptions += 1
         if not seq.num_output:
@@ -355,15 +364,19 @@ class Ledger:
     def _park(self, seq: Sequence) -> None:
         """Back to its place in the queue, with its blocks: it goes on where it stands."""
         self._vacate(seq)
+        seq.queued_s = self.now_s
         self._queue(seq)
         self._parked[seq.seq_id] = seq
         self.num_parks += 1
 
     def _queue(self, seq: Sequence) -> None:
-        seq.queued_s = self.now_s
         seq.cost_ms = seq.token_ms * seq.num_pending
         self.fairness.queue(seq.account)
-        insort(self._waiting, seq, key=attrgetter("seq_id"))
+        self._waiting.add(seq)
+
+    def _dequeue(self, seq: Sequence) -> None:
+        self.fairness.unqueue(seq.account)
+        self._waiting.remove(seq)
 
     def _leave(self, seq: Sequence) -> None:
         self._let_go(seq)

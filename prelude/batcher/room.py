@@ -24,58 +24,75 @@ def rank(seq: SequenceView) -> tuple[int, int]:
 
 
 class Room:
-    """Of one step. ``make`` is asked for one candidate after the other, in their order: once an
-    urgent one has found none, others may not take what it waits for."""
+    """Of one step. Candidates are taken one after the other, in their order: once an urgent one
+    has found no room, others may not take what it waits for."""
 
     def __init__(self, step: Composer) -> None:
         self._step = step
         self._rules = step.config.rules
-        self.is_closed = False  # to all that are not urgent
-        self._misses = 0
+        self._misses = {False: 0, True: 0}  # by urgency
         self._partials = len(step.prefilling)
         self._reserve = int(self._rules.reserve * step.view.num_usable_blocks)
+        self._fast_blocks: int | None = None
 
-    def make(self, seq: SequenceView, hit: PrefixHit, count: int, *, is_urgent: bool) -> bool:
-        """True if ``seq`` can be admitted now with ``count`` tokens after ``hit``. Blocks that
-        somebody else loses are there from the next step on."""
-        step = self._step
-        stays_partial = hit.num_tokens + count < seq.num_tokens
-        if stays_partial and self._partials >= self._rules.max_partials and not is_urgent:
-            return False
-        if self._find_blocks(seq, hit, count, is_urgent) and self._find_slot(is_urgent):
-            self._partials += stays_partial
+    def has_slot(self, *, is_urgent: bool) -> bool:
+        """True if there is a slot, or one that can be taken from a deep sequence."""
+        return self._step.num_free_slots > 0 or (is_urgent and self._victim() is not None)
+
+    def is_open(self, *, is_urgent: bool) -> bool:
+        """False if it is no use to ask for one more. Where nothing else can be done in the step,
+        all may try."""
+        if not self._step.picks:
             return True
-        self._misses += 1
-        self.is_closed |= is_urgent or not step.num_free_slots or self._misses >= _MAX_MISSES
+        if self._misses[is_urgent] >= _MAX_MISSES or (self._misses[True] and not is_urgent):
+            return False
+        return self.has_slot(is_urgent=is_urgent)
+
+    def find_blocks(self, seq: SequenceView, hit: PrefixHit, *, is_urgent: bool) -> bool:
+        """True if there are blocks for ``seq`` now. Those that somebody else loses for it are
+        there from the next step on."""
+        step = self._step
+        if not step.preempted and (bool(seq.blocks) or self._fits(seq, hit, is_urgent)):
+            return True
+        if is_urgent and self._rules.use.evict and not (step.admitted or step.preempted):
+            self._evict_for(seq, hit)
+        self._misses[is_urgent] += 1
         return False
 
-    def _find_slot(self, is_urgent: bool) -> bool:
-        """Deep sequences keep their share of the slots."""
+    def take(self, seq: SequenceView, hit: PrefixHit, count: int, *, is_urgent: bool) -> bool:
+        """True if ``seq`` can be admitted with ``count`` tokens after ``hit``; it has its slot
+        then, and somebody else may be without."""
         step = self._step
-        if step.num_free_slots:
-            return True
-        if not (is_urgent and self._rules.use.park):
+        end = hit.num_tokens + count
+        stays_partial = end < seq.num_tokens
+        if stays_partial and self._partials >= self._rules.max_partials and not is_urgent:
             return False
-        gone = step.gone
-        residents = {seq.seq_id for seq in (*step.decoding, *step.prefilling)} - gone
-        victims = [
-            seq for seq in step.holders if LANES[seq.service_class] and seq.seq_id in residents
-        ]
-        if len(victims) <= self._rules.deep_share * len(residents):
+        missing = -(-end // step.view.block_size) - hit.num_blocks + hit.num_warm
+        if missing > step.num_available or not self._find_slot(is_urgent):
+            self._misses[is_urgent] += 1
             return False
-        step.park(victims[-1])
+        self._partials += stays_partial
+        if is_urgent and self._fast_blocks is not None:
+            self._fast_blocks += step.wanted(seq, hit)
         return True
 
-    def _find_blocks(self, seq: SequenceView, hit: PrefixHit, count: int, is_urgent: bool) -> bool:
+    def _find_slot(self, is_urgent: bool) -> bool:
         step = self._step
-        if step.preempted:
-            return False
-        num_tokens = hit.num_tokens + count
-        now = -(-num_tokens // step.view.block_size) - hit.num_blocks + hit.num_warm
-        fits = now <= step.num_available and (bool(seq.blocks) or self._fits(seq, hit, is_urgent))
-        if not fits and is_urgent and self._rules.use.evict and not step.admitted:
-            self._evict_for(seq, hit)
-        return fits
+        if not step.num_free_slots and is_urgent and (victim := self._victim()) is not None:
+            step.park(victim)
+        return step.num_free_slots > 0
+
+    def _victim(self) -> SequenceView | None:
+        """The last in rank that has a slot; deep sequences keep their share of these."""
+        step = self._step
+        if not self._rules.use.park:
+            return None
+        residents = [seq for seq in (*step.decoding, *step.prefilling)]
+        gone = step.gone
+        deep = [seq for seq in residents if LANES[seq.service_class] and seq.seq_id not in gone]
+        if len(deep) <= self._rules.deep_share * len(residents):
+            return None
+        return max(deep, key=rank)
 
     def _fits(self, seq: SequenceView, hit: PrefixHit, is_urgent: bool) -> bool:
         """Urgent ones need not mind what deep ones will want; others leave the reserve alone."""
@@ -102,9 +119,12 @@ class Room:
         return held + step.wanted(seq, hit) <= share * step.view.num_usable_blocks
 
     def _promised_to_fast(self) -> int:
-        step = self._step
-        fast = [seq for seq in step.holders if LANES[seq.service_class] == 0]
-        return sum([max(step.wanted(seq) - len(seq.blocks), 0) for seq in fast])
+        """Blocks that fast sequences will want soon, those admitted in this step included."""
+        if self._fast_blocks is None:
+            step = self._step
+            fast = [seq for seq in step.holders if LANES[seq.service_class] == 0]
+            self._fast_blocks = sum([max(step.wanted(s) - len(s.blocks), 0) for s in fast])
+        return self._fast_blocks
 
     def _evict_for(self, seq: SequenceView, hit: PrefixHit) -> None:
         """All or nothing: the last in rank go until there is room; none if there never is."""

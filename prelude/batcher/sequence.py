@@ -68,6 +68,8 @@ class Sequence:
     prediction: Prediction | None = None
     token_ms: float = 0.0
     cost_ms: float = 0.0
+    patience: float = 0.0
+    due_s: float = 0.0
     quantum_end: int = 0
     queued_s: float = 0.0
     arrival_s: float = 0.0

@@ -52,6 +52,8 @@ class SequenceView(Protocol):
     def leader(self) -> object | None: ...
     @property
     def queued_s(self) -> float: ...
+    @property
+    def due_s(self) -> float: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +75,10 @@ class SystemView(Protocol):
     def running(self) -> Iterable[SequenceView]: ...
     @property
     def waiting(self) -> Iterable[SequenceView]: ...
+    def line(self, name: ServiceClass) -> Seq[SequenceView]:
+        """The waiting of a class, by when they are due."""
+        ...
+
     @property
     def parked(self) -> Collection[SequenceView]:
         """Those of ``waiting`` that hold blocks: they go on as soon as they have a slot."""
