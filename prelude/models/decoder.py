@@ -206,7 +206,7 @@ class Decoder(nn.Module):
         x = embed(ids, self.embedding)
         cos, sin = self.rotary(positions)
         if len(kv) != len(self.layers):
-            raise ValueError(f"kv: longer or shorter ({len(kv)}) than the layers ({len(self.layers)})")
+            raise ValueError(f"kv: {len(kv)} tensors, longer or shorter than the layers")
         x = self.layers_fn(self.layers, x, cos, sin, kv, *meta)
         return self.ops.rms_norm(x, self.norm, self.spec.norm_eps)
 
