@@ -25,13 +25,6 @@ def test_one_line_of_json_and_tables_beside_it(capsys: pytest.CaptureFixture[str
     assert "TTFT, ms" in err and "simulated in" in err
 
 
-def test_sweeps_print_a_line_for_each_point(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["simulate", "-m", "mix=m4,m2", "traffic.seed=range(0,2)", *FEW]) == 0
-    results = lines(capsys.readouterr().out)
-    assert [r.seed for r in results] == [0, 1, 0, 1]
-    assert [list(r.classes) for r in results] == [["chat"]] * 2 + [["chat", "doc"]] * 2
-
-
 @pytest.mark.parametrize("policy", ["fcfs", "priority", "srpt_oracle", "class_aware"])
 def test_every_policy_serves_everybody(policy: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["simulate", f"batcher.policy={policy}", *FEW]) == 0

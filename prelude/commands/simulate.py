@@ -7,7 +7,7 @@ from prelude.conf.simulate import SimulateConfig
 EXAMPLES = (
     "prelude simulate",
     "prelude simulate mix=m4 device=h200_32b traffic.load=0.7 traffic.num_requests=20000",
-    "prelude simulate -m batcher.policy=fcfs,class_aware traffic.seed=range(0,5)",
+    "prelude simulate batcher.policy=class_aware traffic.arrival=gamma plot=latency.svg",
     "prelude simulate replay=steps.jsonl device.prices=profile.json device.max_seqs=64",
 )
 
@@ -19,25 +19,14 @@ def run(argv: list[str]) -> int:
         command=SIMULATE,
         examples=EXAMPLES,
     )
-    parser.add_argument(
-        "-m",
-        "--multirun",
-        action="store_true",
-        help="every combination of KEY=A,B,C or KEY=range(1,9), one line of JSON each",
-    )
     args = parser.parse_intermixed_args(argv)
 
-    from prelude.commands.sweep import expand
     from prelude.conf.load import load
     from prelude.simulate.report import replay_and_show, simulate_and_show
 
-    points = expand(args.overrides) if args.multirun else [args.overrides]
-    configs = [
-        load(SIMULATE, SimulateConfig, point, config_dirs=args.config_dir) for point in points
-    ]
-    for point, config in zip(points, configs, strict=True):
-        if config.replay is None:
-            simulate_and_show(config, title=" ".join(point))
-        else:
-            replay_and_show(config)
+    config = load(SIMULATE, SimulateConfig, args.overrides, config_dirs=args.config_dir)
+    if config.replay is None:
+        simulate_and_show(config, title=" ".join(args.overrides))
+    else:
+        replay_and_show(config)
     return 0
