@@ -4,12 +4,13 @@ from typing import TYPE_CHECKING, Any
 
 from prelude.openmp import share_cores
 from prelude.types.request import SamplingParams
+from prelude.types.service import Hints
 
 if TYPE_CHECKING:
     from prelude.llm import LLM
 
 __version__ = "0.1.0"
-__all__ = ["LLM", "SamplingParams", "__version__"]
+__all__ = ["LLM", "Hints", "SamplingParams", "__version__"]
 
 
 def __getattr__(name: str) -> Any:

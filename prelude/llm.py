@@ -99,7 +99,12 @@ class LLM:
                 while waiting and self._core.can_queue(params.n):
                     prompt = waiting.popleft()
                     mine[prompt.request.uid] = self._open[prompt.request.uid] = prompt
-                    prompt.events.extend(_refused(self._core.add(prompt.request)))
+                    events = _refused(self._core.add(prompt.request))
+                    if _is_full(events) and self._core.has_work:
+                        del mine[prompt.request.uid], self._open[prompt.request.uid]
+                        waiting.appendleft(prompt)
+                        break
+                    prompt.events.extend(events)
                 yield from self._chunks(mine)
         finally:
             for uid in mine:
@@ -186,6 +191,11 @@ def _refused(events: list[TokenEvent]) -> list[TokenEvent]:
         if event.refusal is None:
             raise RequestError(event.error or "refused")
     return events
+
+
+def _is_full(events: list[TokenEvent]) -> bool:
+    """True if there will be room for it once others have gone."""
+    return any(event.refusal is not None and event.refusal.is_full for event in events)
 
 
 def _completion(chunks: list[Chunk]) -> Completion:

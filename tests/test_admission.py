@@ -209,21 +209,21 @@ def test_prompts_begun_are_computed_though_their_first_token_is_late() -> None:
 
 
 def test_waits_are_foretold_better_with_time() -> None:
-    """A slot is held for ten times as long as a probation's worth of tokens: at first nobody knows
-    that, and everybody believes it in the end."""
+    """A slot is held for twice as long as a step: at first nobody knows that. Who is refused comes
+    one place behind the last."""
     core = make_core(max_seqs=1, probation_ms=2.0)
     uid = 0
     errors = []
     for _ in range(30):
         for _ in range(4):
-            core.add(ask(uid := uid + 1, max_tokens=20, ignore_eos=True))
+            core.add(ask(uid := uid + 1, max_tokens=100, ignore_eos=True))
             seq = core.ledger.group(uid)[0]
         refusal = the_refusal(core.add(ask(uid + 100_000, ttft_deadline_ms=1e-3)))
         run(core)
         assert seq.first_token_s is not None
         errors.append(refusal.retry_after_s / (seq.first_token_s - seq.arrival_s))
-    assert errors[0] < 0.5
-    assert 0.6 < errors[-1] < 2.5
+    assert errors[0] < 0.8
+    assert errors[-1] == pytest.approx(4 / 3, rel=0.2)
 
 
 def test_an_idle_engine_serves_what_it_refused_under_load() -> None:

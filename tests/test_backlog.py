@@ -29,9 +29,7 @@ class House:
     ) -> None:
         pool = BlockPool(num_blocks, 4, prefix=False)
         self.ledger = Ledger(pool, max_seqs=max_seqs, max_len=400, vocab_size=99, eos_ids=())
-        self.backlog = Backlog(
-            self.ledger, lane_of(policy), max_seqs=max_seqs, step_ms=50.0, stay_ms=600.0
-        )
+        self.backlog = Backlog(self.ledger, lane_of(policy), max_seqs=max_seqs, step_ms=50.0)
         self._uid = 0
 
     def newcomer(
@@ -71,8 +69,12 @@ class House:
             seq.token_ids.append(5)
         return seq
 
-    def wait_ms(self, seq: Sequence | None, prices: PriceTable = PRICES) -> float:
-        return self.backlog.wait_ms(seq, prices)
+    def wait_ms(self, seq: Sequence) -> float:
+        return self.backlog.wait_ms(seq, PRICES)
+
+    @property
+    def most_ms(self) -> float:
+        return self.backlog.most_wait_ms(PRICES)
 
     def later(self) -> None:
         self.ledger.now_s += 1.0
@@ -81,7 +83,7 @@ class House:
 def test_an_idle_engine_makes_nobody_wait() -> None:
     house = House()
     seq = house.newcomer(70.0)
-    assert house.wait_ms(seq) == house.wait_ms(None) == 0.0
+    assert house.wait_ms(seq) == house.most_ms == 0.0
     assert house.backlog.own_ms(seq, PRICES) == 70.0
 
 
@@ -143,7 +145,7 @@ def test_who_is_ahead_is_the_policys(policy: Policy, waits_ms: dict[ServiceClass
     house.wait(house.newcomer(100.0, "batch"))
     found = {name: house.wait_ms(house.newcomer(name=name)) for name in SERVICE_CLASSES}
     assert found == waits_ms
-    assert house.wait_ms(None) == 111.0
+    assert house.most_ms == 111.0
 
 
 def test_priorities_are_lanes() -> None:
@@ -159,26 +161,26 @@ def test_a_slot_is_waited_for_until_enough_have_ended() -> None:
     house = House(max_seqs=2)
     for _ in range(2):
         house.run(house.newcomer())
-    # They stay 600 ms each, so one of two ends in 300.
-    assert house.wait_ms(house.newcomer()) == pytest.approx(300.0)
+    # They stay 50 ms each, as long as a step, so one of two ends in 25.
+    assert house.wait_ms(house.newcomer()) == pytest.approx(25.0)
     house.wait(house.newcomer(0.0))
-    assert house.wait_ms(house.newcomer()) == pytest.approx(600.0)
+    assert house.wait_ms(house.newcomer()) == pytest.approx(50.0)
 
 
 def test_how_long_sequences_stay_is_learned() -> None:
     house = House(max_seqs=1)
     seq = house.run(house.newcomer())
     for _ in range(200):
-        house.backlog.left(seq, house.ledger.now_s + 0.05)
+        house.backlog.left(seq, house.ledger.now_s + 0.6)
     house.later()
-    assert house.wait_ms(house.newcomer()) == pytest.approx(50.0, rel=0.01)
+    assert house.wait_ms(house.newcomer()) == pytest.approx(600.0, rel=0.01)
 
 
 def test_what_never_ran_says_nothing_about_staying() -> None:
     house = House(max_seqs=1)
     house.run(house.newcomer())
     house.backlog.left(house.newcomer(), 1e9)
-    assert house.wait_ms(house.newcomer()) == pytest.approx(600.0)
+    assert house.wait_ms(house.newcomer()) == pytest.approx(50.0)
 
 
 def test_blocks_are_waited_for_like_slots() -> None:
@@ -186,7 +188,7 @@ def test_blocks_are_waited_for_like_slots() -> None:
     for _ in range(2):
         house.run(house.newcomer(num_prompt=160), num_computed=160)  # 40 blocks of 100
     # Of 80 blocks held and 40 wanted, 20 are too many: half of what a sequence holds.
-    assert house.wait_ms(house.newcomer(num_prompt=160)) == pytest.approx(0.5 * 300.0)
+    assert house.wait_ms(house.newcomer(num_prompt=160)) == pytest.approx(0.5 * 25.0)
     assert house.wait_ms(house.newcomer(num_prompt=80)) == 0.0
 
 
@@ -217,7 +219,8 @@ def test_more_work_ahead_is_never_less_of_a_wait(
     for cost_ms, name in costs:
         for one in SERVICE_CLASSES:
             wait_ms = house.wait_ms(house.newcomer(name=one))
-            assert wait_ms >= found[one] - 1e-6
-            assert wait_ms <= house.wait_ms(None) + 1e-6
+            least_ms = house.backlog.least_wait_ms(house.newcomer().request, PRICES)
+            assert least_ms - 1e-6 <= wait_ms >= found[one] - 1e-6
+            assert wait_ms <= house.most_ms + 1e-6
             found[one] = wait_ms
         house.wait(house.newcomer(cost_ms, name))

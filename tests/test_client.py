@@ -14,15 +14,21 @@ from prelude.client.process import ProcessTransport, start_engine
 from prelude.conf.load import load_config
 from prelude.engine.core import EngineCore
 from prelude.runner.fake import FakeRunner
+from prelude.types.errors import REFUSAL_CODES, Refusal, RefusalCode
 from prelude.types.plan import StepOutput
-from prelude.types.request import SamplingParams, TokenEvent
+from prelude.types.request import Request, SamplingParams, TokenEvent
+from prelude.types.service import Hints
 from prelude.types.wire import (
     WIRE_VERSION,
     EngineInfo,
+    EngineStats,
     FromEngine,
     Ready,
+    StepEvents,
+    Submit,
     ToEngine,
     decode_from_engine,
+    decode_to_engine,
     encode,
 )
 from tests.engines import VOCAB, expected, make_core
@@ -107,6 +113,26 @@ async def test_a_refused_request_ends_with_its_reason(client: EngineClient) -> N
     events = [event async for event in client.submit([VOCAB], greedy(3))]
     assert [e.finish_reason for e in events] == ["error"]
     assert "token ids" in str(events[0].error)
+
+
+async def test_hints_go_with_the_request_and_refusals_come_back(client: EngineClient) -> None:
+    hints = Hints(deadline_ms=1e-6, client="somebody")
+    stream = client.submit([1, 2], greedy(3), hints=hints)
+    assert stream.request.hints == hints
+    (event,) = [event async for event in stream]
+    assert event.refusal is not None
+    assert event.refusal.code == "deadline_infeasible"
+    assert client.stats.refused == (0, 0, 0, 1, 0, 0)
+
+
+@pytest.mark.parametrize("code", REFUSAL_CODES)
+def test_hints_and_refusals_cross_the_wire_whole(code: RefusalCode) -> None:
+    refusal = Refusal(code, 1.5, "doc", 7, 120.25, 99.0)
+    events = StepEvents([TokenEvent(3, 1, [], "error", refusal=refusal)], EngineStats())
+    assert decode_from_engine(encode(events)) == events
+    hints = Hints(service_class="deep", priority=-3, reasoning="high", ttft_deadline_ms=0.5)
+    request = Request(uid=1, prompt_ids=[1], params=SamplingParams(), hints=hints)
+    assert decode_to_engine(encode(Submit(request))) == Submit(request)
 
 
 async def test_closing_the_client_ends_open_streams_with_an_error() -> None:

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from prelude.batcher.rules import budgets
 from prelude.conf.schema import BatcherConfig
-from prelude.engine.core import budgets
 from prelude.engine.steplog import StepLog
 from prelude.runner.fake import FakeRunner
 from prelude.types.plan import BucketKey, Launch, Row

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 import prelude
-from prelude import LLM, SamplingParams
+from prelude import LLM, Hints, SamplingParams
 from prelude.llm import Chunk, Prompt
 from tests.model_samples import save_checkpoint_with_tokenizer
 
@@ -117,6 +117,24 @@ def test_more_prompts_than_may_wait_are_fed_in_as_there_is_room(folder: Path) ->
     params = SamplingParams(temperature=0.0, max_tokens=2, n=2)
     assert len(engine.generate(["a", "b", "c"] * 5, params)) == 30
     engine.close()
+
+
+def test_a_class_with_a_short_queue_is_fed_like_a_short_queue(folder: Path) -> None:
+    small = {"batcher.classes.batch.max_waiting": 2, "runner.max_seqs": 2}
+    engine = LLM(folder, **small, **{"graphs.capture": "eager", "runner.threads": 1})
+    params = SamplingParams(temperature=0.0, max_tokens=2, ignore_eos=True)
+    found = engine.generate(["a", "b", "c"] * 5, params, Hints(service_class="batch"))
+    assert [one.finish_reason for one in found] == ["length"] * 15
+    engine.close()
+
+
+def test_what_misses_its_deadline_says_so_and_the_others_are_served(llm: LLM) -> None:
+    prompts: list[Prompt] = ["hello", "there"]
+    late = llm.generate(prompts, GREEDY, Hints(deadline_ms=1e-3))
+    assert [(one.text, one.finish_reason) for one in late] == [("", "error")] * 2
+    timely = llm.generate(prompts, GREEDY, Hints(deadline_ms=1e9, client="a", reasoning="none"))
+    assert timely == llm.generate(prompts, GREEDY)
+    assert not llm._core.has_work
 
 
 def test_streams_may_be_open_side_by_side(llm: LLM) -> None:

@@ -27,7 +27,7 @@ from prelude.types.errors import (
 )
 from prelude.types.prices import PriceTable
 from prelude.types.request import Request
-from prelude.types.service import SERVICE_CLASSES, ServiceClass
+from prelude.types.service import SERVICE_CLASSES, Hints, ServiceClass
 
 _CLASS_LANES: dict[ServiceClass, int] = {"fast": 0, "doc": 1, "deep": 1, "batch": 2}
 _LEARNING = 0.05
@@ -37,10 +37,10 @@ _MOST = 8.0
 def lane_of(policy: Policy) -> Lane:
     """Who comes before whom under a policy, by and large."""
     if policy == Policy.class_aware:
-        return lambda seq: _CLASS_LANES[seq.service_class]
+        return lambda name, request: _CLASS_LANES[name]
     if policy == Policy.priority:
-        return lambda seq: seq.request.hints.priority
-    return lambda seq: 0
+        return lambda name, request: request.hints.priority
+    return lambda name, request: 0
 
 
 @dataclass(slots=True)
@@ -77,35 +77,36 @@ class Admission:
         return self._ledger.num_waiting + count <= self.max_waiting
 
     def arrive(self, request: Request, prices: PriceTable) -> None:
-        """Before anything else is done for it. Raises ``RequestError`` if it has more choices than
-        may ever wait, ``RefusedError`` if the queue is full."""
+        """Before anything else is done for it, for an overload must not be made worse by those it
+        turns away. Raises ``RequestError`` if it has more choices than may ever wait,
+        ``RefusedError`` if the queue is full or it would be too late whatever it is."""
         if request.params.n > self.max_waiting:
             raise RequestError(f"n: at most {self.max_waiting} choices may wait at once")
         if not self.has_room(request.params.n):
-            wait_ms = self._backlog.wait_ms(None, prices)
+            wait_ms = self._backlog.most_wait_ms(prices)
             self._refuse("queue_full", wait_ms, num_waiting=self._ledger.num_waiting)
+        if (name := request.hints.service_class) == "batch":
+            self._check_class(name, request.params.n, self._backlog.most_wait_ms(prices))
+        elif request.hints.has_deadline:
+            least = min([waits.ratio for waits in self._waits.values()])
+            wait_ms = least * self._backlog.least_wait_ms(request, prices)
+            ttft_ms = wait_ms + self._passed_ms(self._ledger.arrival_s(request))
+            self._check_deadlines(request.hints, None, wait_ms, ttft_ms, ttft_ms)
 
     def admit(self, group: Seq[Sequence], prices: PriceTable) -> None:
         """Its sequences, which have a class now and do not wait yet. Raises ``RefusedError`` if
         too many of their class wait or if they would be too late, ``RequestError`` if they alone
         are too many."""
         first = group[0]
-        name, hints = first.service_class, first.request.hints
+        name = first.service_class
         first.wait_ms = self._backlog.wait_ms(first, prices)
         first.own_ms = self._backlog.own_ms(first, prices)
         wait_ms = first.wait_ms * self._waits[name].ratio
-        limit = self._rules.classes[name].max_waiting
-        if limit is not None:
-            if len(group) > limit:
-                raise RequestError(f"n: at most {limit} choices of class {name} may wait at once")
-            num = [seq.service_class for seq in self._ledger.waiting].count(name)
-            if num + len(group) > limit:
-                self._refuse("class_full", wait_ms, name, num_waiting=num)
         if name != "batch":
-            ttft_ms = self._passed_ms(first) + wait_ms + first.own_ms
+            self._check_class(name, len(group), wait_ms)
+            ttft_ms = self._passed_ms(first.arrival_s) + wait_ms + first.own_ms
             total_ms = ttft_ms + self._answer_ms(first)
-            self._check("ttft_infeasible", wait_ms, name, ttft_ms, hints.ttft_deadline_ms)
-            self._check("deadline_infeasible", wait_ms, name, total_ms, hints.deadline_ms)
+            self._check_deadlines(first.request.hints, name, wait_ms, ttft_ms, total_ms)
         for seq in group:
             self._backlog.added(seq)
             self._deadlines.watch(seq)
@@ -130,8 +131,8 @@ class Admission:
             found.append((seq, msgspec.structs.replace(refusal, retry_after_s=wait_ms / 1e3)))
         return found
 
-    def _passed_ms(self, seq: Sequence) -> float:
-        return (self._ledger.now_s - seq.arrival_s) * 1e3
+    def _passed_ms(self, arrival_s: float) -> float:
+        return (self._ledger.now_s - arrival_s) * 1e3
 
     def _answer_ms(self, seq: Sequence) -> float:
         """From its first token to its last, at the pace of now; as short as it may well be."""
@@ -143,16 +144,31 @@ class Admission:
             num_tokens = max(min(seq.prediction.q50, seq.max_tokens), num_tokens)
         return (num_tokens - 1.0) * self._backlog.decode_ms
 
-    def _check(
+    def _check_class(self, name: ServiceClass, num: int, wait_ms: float) -> None:
+        limit = self._rules.classes[name].max_waiting
+        if limit is None:
+            return
+        if num > limit:
+            raise RequestError(f"n: at most {limit} choices of class {name} may wait at once")
+        num_waiting = len(self._ledger.line(name))
+        if num_waiting + num > limit:
+            self._refuse("class_full", wait_ms, name, num_waiting=num_waiting)
+
+    def _check_deadlines(
         self,
-        code: RefusalCode,
+        hints: Hints,
+        name: ServiceClass | None,
         wait_ms: float,
-        name: ServiceClass,
-        estimate_ms: float,
-        limit_ms: float | None,
+        ttft_ms: float,
+        total_ms: float,
     ) -> None:
-        if limit_ms is not None and estimate_ms > limit_ms:
-            self._refuse(code, wait_ms, name, estimate_ms=estimate_ms, limit_ms=limit_ms)
+        promises: tuple[tuple[RefusalCode, float, float | None], ...] = (
+            ("ttft_infeasible", ttft_ms, hints.ttft_deadline_ms),
+            ("deadline_infeasible", total_ms, hints.deadline_ms),
+        )
+        for code, estimate_ms, limit_ms in promises:
+            if limit_ms is not None and estimate_ms > limit_ms:
+                self._refuse(code, wait_ms, name, estimate_ms=estimate_ms, limit_ms=limit_ms)
 
     def _refuse(
         self,

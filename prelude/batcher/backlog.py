@@ -8,13 +8,15 @@ leave; and a slot and blocks, until as many of those ahead of it have ended as t
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import inf
 
 from prelude.batcher.ledger import Ledger
 from prelude.batcher.sequence import NO_SLOT, Sequence
 from prelude.types.prices import PriceTable, Sums
+from prelude.types.request import Request
 from prelude.types.service import SERVICE_CLASSES, ServiceClass
 
-Lane = Callable[[Sequence], int]
+Lane = Callable[[ServiceClass, Request], int]
 
 _COUNT_S = 5e-5  # a sequence: counting takes a hundredth of that
 _LEAST_SHARE = 0.1
@@ -40,17 +42,15 @@ class _Load:
 
 
 class Backlog:
-    """Of one ledger. ``step_ms`` is the budget of a step while streams run; ``stay_ms`` how long
-    a sequence is resident, until that is known."""
+    """Of one ledger. ``step_ms`` is the budget of a step while streams run; so long a sequence is
+    taken to be resident, until more is known."""
 
-    def __init__(
-        self, ledger: Ledger, lane: Lane, *, max_seqs: int, step_ms: float, stay_ms: float
-    ) -> None:
+    def __init__(self, ledger: Ledger, lane: Lane, *, max_seqs: int, step_ms: float) -> None:
         self._ledger = ledger
         self._lane = lane
         self._max_seqs = max_seqs
         self._step_ms = step_ms
-        self._stays_ms: dict[ServiceClass, float] = dict.fromkeys(SERVICE_CLASSES, stay_ms)
+        self._stays_ms: dict[ServiceClass, float] = dict.fromkeys(SERVICE_CLASSES, step_ms)
         self._loads: dict[int, _Load] = {}
         self._counted_s = -1.0
         self._num_counted = 0
@@ -67,16 +67,17 @@ class Backlog:
             name, stay_ms = _came_as(seq), (now_s - seq.scheduled_s) * 1e3
             self._stays_ms[name] += _STAY_WEIGHT * (stay_ms - self._stays_ms[name])
 
-    def wait_ms(self, seq: Sequence | None, prices: PriceTable) -> float:
-        """How long ``seq`` will wait for others, or whoever comes last, by this count alone."""
-        self._refresh(prices)
-        lane = None if seq is None else self._lane(seq)
-        ahead = _Load()
-        for number, load in self._loads.items():
-            if lane is None or number <= lane:
-                ahead.plus(load)
-        num_blocks = 0 if seq is None else self._blocks(seq)
-        return max(ahead.prompt_ms / self._share, self._room_ms(ahead, num_blocks))
+    def wait_ms(self, seq: Sequence, prices: PriceTable) -> float:
+        """How long a newcomer will wait for others, by this count alone."""
+        return self._wait_ms(self._lane(seq.service_class, seq.request), self._blocks(seq), prices)
+
+    def least_wait_ms(self, request: Request, prices: PriceTable) -> float:
+        """The same of a request that nothing is known of yet, if all goes well for it."""
+        return self._wait_ms(self._lane("fast", request), 0, prices)
+
+    def most_wait_ms(self, prices: PriceTable) -> float:
+        """The same of whoever comes last."""
+        return self._wait_ms(inf, 0, prices)
 
     def own_ms(self, seq: Sequence, prices: PriceTable) -> float:
         """From its turn to its first token. On an idle machine by list price, for nothing else
@@ -84,6 +85,14 @@ class Backlog:
         self._refresh(prices)
         scale = 1.0 if self._ledger.num_running else max(prices.scale, 1.0)
         return seq.cost_ms / scale / self._share + self.decode_ms
+
+    def _wait_ms(self, lane: float, num_blocks: int, prices: PriceTable) -> float:
+        self._refresh(prices)
+        ahead = _Load()
+        for number, load in self._loads.items():
+            if number <= lane:
+                ahead.plus(load)
+        return max(ahead.prompt_ms / self._share, self._room_ms(ahead, num_blocks))
 
     def _room_ms(self, ahead: _Load, num_blocks: int) -> float:
         """Until there is a slot, and blocks."""
@@ -113,7 +122,7 @@ class Backlog:
         self._share = max(1.0 - self.decode_ms / self._step_ms, _LEAST_SHARE)
 
     def _count(self, seq: Sequence) -> None:
-        load = self._loads.setdefault(self._lane(seq), _Load())
+        load = self._loads.setdefault(self._lane(seq.service_class, seq.request), _Load())
         load.num_seqs += 1
         load.ends_per_ms += 1.0 / max(self._stays_ms[_came_as(seq)], _LEAST_STAY_MS)
         load.num_blocks += len(seq.blocks) or self._blocks(seq)

@@ -146,18 +146,21 @@ def _is_late(step: Composer, seq: SequenceView) -> bool:
 
 
 def _fair(step: Composer, seqs: Iterable[SequenceView]) -> Iterator[SequenceView]:
-    """Clients that are ahead of their share come last."""
-    seqs = islice(seqs, _MAX_SCAN)
+    """Clients that are ahead of their share come last, however many of theirs come first."""
     if not (step.config.rules.use.fairness and step.view.is_contested):
-        yield from seqs
+        yield from islice(seqs, _MAX_SCAN)
         return
     ahead = []
+    num_left = _MAX_SCAN
     for seq in seqs:
         if step.view.is_ahead(seq):
             ahead.append(seq)
-        else:
+        elif num_left:
+            num_left -= 1
             yield seq
-    yield from ahead
+        else:
+            break
+    yield from islice(ahead, num_left)
 
 
 def _fill(step: Composer, room: Room, seqs: Iterable[SequenceView], at_least: int) -> int:

@@ -29,7 +29,7 @@ class Account:
 
     def __init__(self, client: str = "") -> None:
         self.client = client
-        self.used_ms = 0.0
+        self.used_ms = -inf  # until it first waits
         self.num_waiting = 0
         self.num_unfinished = 0
 
@@ -48,6 +48,7 @@ class Fairness:
 
     def __init__(self, fair_ms: float = inf, max_idle: int = _MAX_IDLE) -> None:
         self._fair_ms = fair_ms
+        self._credit_ms = fair_ms if fair_ms < inf else 0.0
         self._max_idle = max_idle
         self._accounts: dict[str, Account] = {}
         self._waiting: set[Account] = set()
@@ -92,7 +93,7 @@ class Fairness:
         """One of its sequences begins to wait."""
         account.num_waiting += 1
         if account.num_waiting == 1:
-            account.used_ms = max(account.used_ms, self._least() - self._fair_ms)
+            account.used_ms = max(account.used_ms, self._least() - self._credit_ms)
             self._waiting.add(account)
             self._least_ms = None
 

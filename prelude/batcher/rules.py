@@ -12,6 +12,9 @@ _PROBATION_TOKENS = 192
 _DOC_STEPS = 16.0
 _FAIR_STEPS = 50.0
 _INEFFICIENCY = 0.1
+_MIN_STEP_MS = 50.0
+_DECODES_A_STEP = 3
+_IDLE_FACTOR = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +35,16 @@ class Rules:
     max_partials: int = 4
     fair_ms: float = inf
     use: MechanismsConfig = field(default_factory=MechanismsConfig)
+
+
+def budgets(batcher: BatcherConfig, prices: PriceTable) -> tuple[float, float]:
+    """Milliseconds of a step while streams run and while none does. What is not configured follows
+    from the hardware: a budget below the price of a decode step or two could never be met, and one
+    far above it would be felt between two tokens."""
+    step_ms = batcher.step_ms
+    if step_ms is None:
+        step_ms = max(_MIN_STEP_MS, _DECODES_A_STEP * prices.step_ms(Sums().plus(0, 1, "greedy")))
+    return step_ms, batcher.idle_step_ms or _IDLE_FACTOR * step_ms
 
 
 def rules_of(batcher: BatcherConfig, prices: PriceTable, step_ms: float) -> Rules:

@@ -17,7 +17,7 @@ from prelude.batcher.backlog import Backlog
 from prelude.batcher.classes import Classifier, prompt_ms
 from prelude.batcher.fairness import Fairness
 from prelude.batcher.ledger import Ledger
-from prelude.batcher.rules import rules_of
+from prelude.batcher.rules import budgets, rules_of
 from prelude.batcher.sequence import Sequence
 from prelude.batcher.view import Policy, PolicyState, ScheduleConfig
 from prelude.cache.pool import BlockPool
@@ -39,15 +39,11 @@ from prelude.graphs.buckets import Buckets
 from prelude.runner.protocol import Runner
 from prelude.types.errors import Refusal, RequestError
 from prelude.types.plan import Plan, Sampled, StepOutput
-from prelude.types.prices import PriceTable, Sums
 from prelude.types.request import FinishReason, Request, TokenEvent
 from prelude.types.wire import ClassStats, EngineStats
 
 Clock = Callable[[], float]
 
-_MIN_STEP_MS = 50.0
-_DECODES_A_STEP = 3
-_IDLE_FACTOR = 10
 _STEPS_A_SAVE = 10_000
 _COUNT_S = 0.1
 
@@ -103,11 +99,7 @@ class EngineCore:
         self._policy_state = PolicyState()
         self._classifier = Classifier(rules, answer_id)
         backlog = Backlog(
-            self.ledger,
-            lane_of(batcher.policy),
-            max_seqs=max_seqs,
-            step_ms=self.step_ms,
-            stay_ms=rules.quantum * runner.prices.step_ms(Sums().plus(0, 1, "greedy")),
+            self.ledger, lane_of(batcher.policy), max_seqs=max_seqs, step_ms=self.step_ms
         )
         self._admission = Admission(self.ledger, backlog, rules, batcher.max_waiting)
         self._schedule = ScheduleConfig(
@@ -379,16 +371,6 @@ class EngineCore:
         self._save_profile()
         self.runner.close()
         self.log.close()
-
-
-def budgets(batcher: BatcherConfig, prices: PriceTable) -> tuple[float, float]:
-    """Milliseconds of a step while streams run and while none does. What is not configured follows
-    from the hardware: a budget below the price of a decode step or two could never be met, and one
-    far above it would be felt between two tokens."""
-    step_ms = batcher.step_ms
-    if step_ms is None:
-        step_ms = max(_MIN_STEP_MS, _DECODES_A_STEP * prices.step_ms(Sums().plus(0, 1, "greedy")))
-    return step_ms, batcher.idle_step_ms or _IDLE_FACTOR * step_ms
 
 
 def _stop(seq: Sequence, token_id: int) -> tuple[FinishReason | None, int | None]:

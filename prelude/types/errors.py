@@ -44,6 +44,11 @@ class Refusal(msgspec.Struct, frozen=True, array_like=True):
     limit_ms: float = 0.0
 
     @property
+    def is_full(self) -> bool:
+        """True if nothing is wrong but the number of those who wait."""
+        return self.code in ("queue_full", "class_full")
+
+    @property
     def is_expired(self) -> bool:
         """True if it had been let in."""
         return self.code in ("ttft_expired", "deadline_expired")

@@ -40,6 +40,10 @@ class Hints(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
             if value is not None and not 0.0 < value < float("inf"):
                 raise ValueError(f"{name}: must be a positive number of milliseconds")
 
+    @property
+    def has_deadline(self) -> bool:
+        return self.ttft_deadline_ms is not None or self.deadline_ms is not None
+
 
 class Prediction(NamedTuple):
     """Output tokens of a request in all: median and 90th percentile, and the probability that
