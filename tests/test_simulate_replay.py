@@ -9,12 +9,14 @@ import msgspec
 import pytest
 
 from prelude.cli import main
-from prelude.conf.simulate import Limit, SimDevice, SimulateConfig
+from prelude.conf.schema import Policy
+from prelude.conf.simulate import Limit, SimArrival, SimDevice, SimulateConfig
 from prelude.engine.steplog import RequestRecord, StepLog, StepRecord, read_step_log
 from prelude.simulate.recorded import read_recording
 from prelude.simulate.records import Recorder
 from prelude.simulate.replay import ReplayResult, replay
 from prelude.simulate.replica import Replica
+from prelude.simulate.run import simulate
 from prelude.simulate.traffic import draw
 from tests.simulations import device, small
 
@@ -89,6 +91,20 @@ def test_the_traffic_of_a_log_is_the_traffic_that_was(tmp_path: Path) -> None:
     assert found[0].arrival_s == 0.0
     last_s = wanted[-1].truth.arrival_s - wanted[0].truth.arrival_s
     assert found[-1].arrival_s == pytest.approx(last_s)
+
+
+def test_a_step_log_is_traffic_for_other_policies(tmp_path: Path) -> None:
+    path = tmp_path / "steps.jsonl"
+    record(path, device())
+    config = small(
+        rate=None, arrival=SimArrival.trace, trace=str(path), trace_speed=2.0, num_requests=100
+    )
+    config.batcher.policy = Policy.priority
+    result = simulate(replace(config, warmup_share=0.0, cooldown_share=0.0))
+    assert result.total.num_completed == 100 and result.policy == "priority"
+    kinds = {life.kind for life in read_recording(path).traffic()[:100]}
+    assert set(result.classes) == kinds and kinds.isdisjoint(config.traffic.classes)
+    assert sum(report.num_completed for report in result.classes.values()) == 100
 
 
 def test_of_several_runs_the_last_one_counts(tmp_path: Path) -> None:

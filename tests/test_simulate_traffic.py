@@ -41,6 +41,8 @@ def test_what_the_labels_say_changes_nothing_else() -> None:
     own = {name: c.service_class for name, c in mix().items()}
     assert all(r.hints.service_class == own[r.kind] for r in honest)
     assert all(r.hints.service_class != own[r.kind] for r in lies)
+    assert all(r.hints.template == r.kind for r in honest)
+    assert all(r.hints.template != r.kind for r in lies)
 
 
 def test_some_labels_may_be_wrong() -> None:

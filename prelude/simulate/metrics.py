@@ -52,9 +52,9 @@ class Reporter:
         self._recorder = recorder
         self._measured_s = measured_s
         self._alone_ms = alone_ms
-        classes = config.traffic.classes
+        slos = {name: kind.slo for name, kind in config.traffic.classes.items()}
         self.lives = [life for uid, life in recorder.lives.items() if recorder.counts(uid)]
-        self.samples = [sample_of(life, classes[life.truth.kind].slo) for life in self.lives]
+        self.samples = [sample_of(life, slos.get(life.truth.kind, Slo())) for life in self.lives]
 
     def report(self, chosen: Callable[[Life], bool], gaps: Gaps | None) -> SimReport:
         """Of the chosen ones. ``gaps`` are theirs, where they were counted."""

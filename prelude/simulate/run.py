@@ -50,9 +50,7 @@ def simulate(config: SimulateConfig, progress: Progress = nobody) -> SimulateRes
         wall_s=time.perf_counter() - begun_s,
         total=reporter.report(lambda life: True, reporter.all_gaps()),
         classes={
-            name: reporter.report(_is_kind(name), recorder.gaps[name])
-            for name in config.traffic.classes
-            if name in recorder.gaps
+            name: reporter.report(_is_kind(name), recorder.gaps[name]) for name in recorder.gaps
         },
         lanes={
             name: reporter.report(_is_lane(name), None)

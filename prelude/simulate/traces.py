@@ -1,24 +1,36 @@
 """Recorded traffic: the lines that ``prelude bench serve`` replays, or a step log's requests."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from prelude.bench.prompts import TraceLine, draw_length, read_lines
 from prelude.conf.simulate import Traffic
+from prelude.simulate.recorded import read_recording
 from prelude.simulate.traffic import Drawer, SimRequest, Start, numbered
 
 
 def read_trace(traffic: Traffic) -> list[SimRequest]:
     """Requests in order of arrival, at most ``num_requests``. A line needs a ``prompt_len`` or
-    token ids; without ``max_tokens`` its class's distribution gives the length of the answer.
-    Raises ``ValueError``."""
+    token ids; without ``max_tokens`` its class's distribution gives the length of the answer. A
+    step log's requests are of the kind that is their client, or their class; the last run in it is
+    played. Raises ``ValueError``."""
     if traffic.trace is None or not traffic.trace_speed > 0:
         raise ValueError(
             "traffic.arrival=trace: needs traffic.trace=FILE and a trace_speed above 0"
         )
+    path = Path(traffic.trace)
+    if _is_step_log(path):
+        recorded = read_recording(path).traffic()[: traffic.num_requests]
+        return [replace(r, arrival_s=r.arrival_s / traffic.trace_speed) for r in recorded]
     drawer = Drawer(traffic)
-    lines = sorted(read_lines(Path(traffic.trace), TraceLine), key=lambda line: line.arrival)
+    lines = sorted(read_lines(path, TraceLine), key=lambda line: line.arrival)
     found = [_request(drawer, line, traffic) for line in lines[: traffic.num_requests]]
     return numbered(found)
+
+
+def _is_step_log(path: Path) -> bool:
+    with path.open("rb") as lines:
+        return lines.readline().startswith(b'{"type":')
 
 
 def _request(drawer: Drawer, line: TraceLine, traffic: Traffic) -> SimRequest:

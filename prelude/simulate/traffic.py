@@ -139,7 +139,7 @@ class Drawer:
         draw = self._labels.random()
         lies = self._traffic.labels is Labels.lies or draw < self._traffic.label_error
         label = self._labels.choice(others) if lies and others else start.kind
-        return hints_of(self.classes[label], start.client, template=start.kind)
+        return hints_of(self.classes[label], start.client, template=label)
 
 
 def hints_of(kind: SimClass, client: str, template: str) -> Hints:
