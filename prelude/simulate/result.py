@@ -48,8 +48,8 @@ class StepReport(msgspec.Struct, frozen=True):
 
 class SimulateResult(msgspec.Struct, frozen=True, tag="simulate", tag_field="benchmark"):
     """``classes`` are by what requests truly are, ``lanes`` by the service class they ended in.
-    ``fairness`` is Jain's index over clients of tokens served per token asked for, of the time
-    that was offered. ``wall_s`` is what the simulation took here."""
+    ``fairness`` is Jain's index over clients of how fast they were served: one over the slowdown,
+    in the mean of a client's requests. ``wall_s`` is what the simulation took here."""
 
     config: dict[str, Any]
     policy: str
