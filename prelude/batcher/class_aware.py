@@ -122,7 +122,7 @@ def _prefill(step: Composer, room: Room, *, has_both: bool) -> None:
 
 
 def _fast(step: Composer) -> Iterator[SequenceView]:
-    partial = [seq for seq in step.prefilling if LANES[seq.service_class] == 0]
+    partial = sorted([seq for seq in step.prefilling if not LANES[seq.service_class]], key=_due)
     return _fair(step, merge(partial, step.view.line("fast"), key=_due))
 
 
