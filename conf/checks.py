@@ -68,6 +68,7 @@ def _check_cache(config: Config) -> None:
     for key in ("memory_gib", "max_gib"):
         gib = getattr(cache, key)
         _require(gib is None or gib > 0, f"cache.{key}", gib, "positive")
+    _require(cache.host_gib >= 0, "cache.host_gib", cache.host_gib, "0 (none) or more")
     _require(
         0 < cache.memory_fraction <= 1,
         "cache.memory_fraction",

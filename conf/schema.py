@@ -129,6 +129,7 @@ class CacheConfig:
     memory_gib: float | None = None  # size of the pool in GiB
     memory_fraction: float = 0.5  # of what is free after the weights, where neither is set
     max_gib: float = 4.0  # bound on the derived size on CPU
+    host_gib: float = 0.0  # host memory for KV of sequences that had to make room; 0: none
     prefix: bool = True  # reuse the KV of equal prompt beginnings
 
 
@@ -165,6 +166,7 @@ class MechanismsConfig:
     interleave: bool = True  # a prompt half computed can be overtaken
     park: bool = True  # deep sequences give up their slots to fast ones and keep their blocks
     evict: bool = True  # deep sequences give up their blocks to fast ones
+    swap: bool = True  # where cache.host_gib gives room, KV that must go is kept there; any policy
     forecast: bool = True  # admission looks ahead at the KV peak of who runs already
     fairness: bool = True  # clients that used more than others wait behind them
     cost_order: bool = True  # cheap prompts may overtake dear ones of their class

@@ -105,6 +105,8 @@ class SimDevice:
     num_blocks: int = 50_000
     block_size: int = 16
     max_len: int = 131_072
+    host_blocks: int = 0  # room for KV in host memory
+    swap_ms: float = 0.0416  # copying a block there or back
     prefix: bool = False  # reuse the KV of equal prompt beginnings
     decode_buckets: list[int] = field(default_factory=list)  # static shapes; none: ragged launches
     prefill_buckets: list[int] = field(default_factory=list)

@@ -166,6 +166,10 @@ class _EngineCollector(Collector):
         yield self._counter("wasted_tokens", "sampled for nobody", stats.wasted_tokens)
         yield self._counter("num_preemptions", "preemptions", stats.num_preemptions)
         yield self._counter("num_parks", "slots given up with the blocks kept", stats.num_parks)
+        yield self._counter("num_swaps", "sequences whose KV went to the host", stats.num_swaps)
+        yield self._counter(
+            "kv_blocks_swapped", "KV blocks copied to the host or back", stats.num_swapped_blocks
+        )
         yield self._counter("steps", "engine steps", stats.num_steps)
         yield self._counter(
             "programs_missed", "launches without a program of their size", stats.programs_missed

@@ -51,6 +51,7 @@ class View:
     parked: list[Seq] = field(default_factory=list)
     num_available_blocks: int = 1000
     num_usable_blocks: int = 1000
+    num_free_host_blocks: int = 0
     num_free_slots: int = 8
     block_size: int = 4
     now_s: float = 0.0

@@ -16,6 +16,7 @@ from typing import Any
 
 import msgspec
 
+from prelude.batcher.swap import Copies
 from prelude.batcher.view import PrefixHit, ScheduleConfig, SequenceView, SystemView
 from prelude.types.plan import BucketKey, Launch, LaunchKind, Plan, Row
 from prelude.types.prices import PriceTable, Sums
@@ -80,9 +81,11 @@ class Composer:
     num_granted: int = 0  # of those, given by this plan
     num_reserved: int = 0  # blocks that who is admitted now will want soon
     limits: tuple[float, int] | None = None  # milliseconds and tokens; known when asked for
+    copies: Copies = field(init=False)
     _shared: tuple[float, _Lanes] = field(init=False)
 
     def __post_init__(self) -> None:
+        self.copies = Copies(self.view, self.config)
         self.num_available = self.view.num_available_blocks
         self.num_free_slots = self.view.num_free_slots
         residents = sorted(self.view.running, key=self.rank)
@@ -112,8 +115,8 @@ class Composer:
         return self.limits
 
     def price_ms(self, lanes: _Lanes) -> float:
-        """Price of a step of these launches."""
-        return sum(self._launch_ms(kind, sums) for kind, sums in lanes.items())
+        """Price of a step of these launches, and of the copies there are so far."""
+        return self.copies.ms + sum(self._launch_ms(kind, sums) for kind, sums in lanes.items())
 
     def chunk(self, seq: SequenceView, start: int, at_least: int = 0) -> int:
         """Most new tokens of ``seq`` from ``start`` that both limits still allow, but ``at_least``
@@ -225,13 +228,15 @@ class Composer:
     def admit(self, seq: SequenceView, hit: PrefixHit, count: int) -> None:
         """Make a waiting sequence resident with a first chunk of ``count`` tokens."""
         blocks = -(-(hit.num_tokens + count) // self.view.block_size) - hit.num_blocks
+        self.copies.bring(seq, hit)
         self.num_free_slots -= 1
         self.admitted.append(seq.seq_id)
         self._pick(seq, hit.num_tokens, count, blocks + hit.num_warm)
         self.num_reserved += self._wanted(seq) - hit.num_blocks - blocks
 
     def evict(self, victim: SequenceView) -> None:
-        """Take slot and blocks from one of the holders."""
+        """Take slot and blocks from one of the holders; its KV goes to the host where that is the
+        quicker way to have it again."""
         self.holders.remove(victim)
         self._withdraw(victim)
         self.num_wanted = None
@@ -241,6 +246,7 @@ class Composer:
         elif not any(seq is victim for seq in self.view.parked):
             self.num_free_slots += 1
         self.preempted.append(victim.seq_id)
+        self.copies.take(victim)
 
     def park(self, victim: SequenceView) -> None:
         """Take the slot, and only the slot, from a resident."""
@@ -253,12 +259,14 @@ class Composer:
             self.evict(self.holders[-1])  # nobody can go on beside it
         self._settle()
         launches = tuple(self._launches())
+        out = self.copies.out
         return Plan(
             launches=launches,
             admit=tuple(self.admitted),
-            preempt=tuple(self.preempted),
+            preempt=tuple([seq_id for seq_id in self.preempted if seq_id not in out]),
             park=tuple(self.parked),
-            price_ms=sum(launch.price_ms for launch in launches),
+            swap_out=tuple(out),
+            price_ms=self.copies.ms + sum([launch.price_ms for launch in launches]),
             budget_ms=self.budget_ms,
             holds_for=self._holds_for() if self.is_settled else 1,
         )
@@ -322,6 +330,7 @@ class Composer:
         del self.picks[seq_id]
         if seq_id in self.admitted:
             self.admitted.remove(seq_id)
+            self.copies.leave(seq_id)
 
     def _has_more(self, cuts: list[tuple[_Pick, int]]) -> bool:
         """True if the next step has prompts to compute beside what may be cut off."""

@@ -11,15 +11,16 @@ from collections import deque
 from collections.abc import Collection, Iterator
 from collections.abc import Sequence as Seq
 from dataclasses import replace
-from itertools import islice
 
 from prelude.batcher.fairness import Fairness
 from prelude.batcher.lines import Lines
+from prelude.batcher.prefix import Prefix
 from prelude.batcher.sequence import NO_SLOT, Sequence
+from prelude.batcher.swap import Shelf
+from prelude.batcher.validate import validate
 from prelude.batcher.view import PrefixHit, SequenceView
 from prelude.cache.pool import BlockPool
-from prelude.types.errors import RequestError
-from prelude.types.plan import BlockGrant, Launch, Plan, Row, SlotAdmit
+from prelude.types.plan import BlockCopy, BlockGrant, Launch, Plan, Row, SlotAdmit
 from prelude.types.request import FinishReason, Request
 from prelude.types.service import ServiceClass
 
@@ -30,7 +31,7 @@ class Ledger:
     """``max_len`` is the context limit in tokens and never more than the pool can hold.
 
     ``seed`` feeds the seeds of requests that bring none; None takes it from the system.
-    ``fairness`` keeps the accounts of clients.
+    ``fairness`` keeps the accounts of clients. ``num_host_blocks`` have room for KV on the host.
     """
 
     def __init__(
@@ -43,6 +44,7 @@ class Ledger:
         eos_ids: tuple[int, ...],
         seed: int | None = None,
         fairness: Fairness | None = None,
+        num_host_blocks: int = 0,
     ) -> None:
         if max_len > pool.num_usable * pool.block_size:
             raise ValueError(
@@ -56,6 +58,8 @@ class Ledger:
         self.num_preemptions = 0
         self.num_parks = 0
         self.fairness = fairness or Fairness()
+        self.shelf = Shelf(pool, num_host_blocks)
+        self._prefix = Prefix(pool)
         self._eos_ids = eos_ids
         self._random = random.Random(seed)
         self._next_id = 0
@@ -103,6 +107,10 @@ class Ledger:
         return self.pool.num_usable
 
     @property
+    def num_free_host_blocks(self) -> int:
+        return self.shelf.host.num_free
+
+    @property
     def num_free_slots(self) -> int:
         return len(self._slots)
 
@@ -112,11 +120,7 @@ class Ledger:
 
     def match(self, seq: SequenceView) -> PrefixHit:
         assert isinstance(seq, Sequence)
-        if seq.blocks:
-            return PrefixHit(seq.num_computed, len(seq.blocks))
-        blocks = self._shareable(seq)
-        num_warm = sum(map(self.pool.is_cached, blocks))
-        return PrefixHit(len(blocks) * self.block_size, len(blocks), num_warm)
+        return self._prefix.match(seq)
 
     @property
     def is_contested(self) -> bool:
@@ -133,7 +137,7 @@ class Ledger:
 
     def make(self, request: Request) -> list[Sequence]:
         """The ``n`` sequences of a request. Raises ``RequestError`` if it can never be served."""
-        self._validate(request)
+        validate(request, self.max_len, self.vocab_size)
         params = request.params
         room = self.max_len - len(request.prompt_ids)
         seed = params.seed if params.seed is not None else self._random.getrandbits(63)
@@ -181,10 +185,11 @@ class Ledger:
             del seq.token_ids[seq.num_prompt + keep :]
             seq.num_settled = min(seq.num_settled, len(seq.token_ids))
         if seq.blocks:
-            self._publish(seq, len(seq.token_ids))
+            self._prefix.publish(seq, len(seq.token_ids))
         if seq.slot == NO_SLOT:
             self._dequeue(seq)
             self._let_go(seq)
+            self.shelf.drop(seq)
         else:
             self._leave(seq)
         self.fairness.close(seq.account)
@@ -196,22 +201,32 @@ class Ledger:
 
     def bind(self, plan: Plan) -> Plan:
         """Give a policy's plan its memory: preempt, admit, grow block tables, fill in the rows.
-        From now on the step is under way, until ``end_step``. Nobody may be preempted or parked
-        while another step is."""
-        leaves = plan.preempt or plan.park
-        assert not leaves or self.num_steps_under_way == 0, "a step may still need its slot"
+        From now on the step is under way, until ``end_step``. Nobody may lose its slot while
+        another step is."""
+        assert not plan.leaves or self.num_steps_under_way == 0, "a step may still need its slot"
         for seq_id in plan.preempt:
-            self._preempt(self._parked.get(seq_id) or self._running[seq_id])
+            self._preempt(self._holder(seq_id))
+        out = tuple([self._swap(self._holder(seq_id)) for seq_id in plan.swap_out])
         for seq_id in plan.park:
             self._park(self._running[seq_id])
-        admits = [self._enter(seq_id) for seq_id in plan.admit]
+        back: list[tuple[Sequence, list[int]]] = []
+        admits = [self._enter(seq_id, back) for seq_id in plan.admit]
+        # Only now may blocks be taken: a warm one could have been what another found.
+        copies = [self.shelf.give_back(seq, kept) for seq, kept in back]
         grants = [grant for admit in admits for grant in self._first_grant(admit)]
         launches = []
         for launch in plan.launches:
             rows = tuple(self._bind_row(row, grants) for row in launch.rows)
             launches.append(Launch(launch.key, rows, launch.price_ms))
         self.pool.begin_step()
-        return replace(plan, launches=tuple(launches), admits=tuple(admits), grants=tuple(grants))
+        return replace(
+            plan,
+            launches=tuple(launches),
+            admits=tuple(admits),
+            grants=tuple(grants),
+            copies_out=out,
+            copies_in=tuple([copy for copy in copies if copy.host_ids]),
+        )
 
     def settle(self, row: Row) -> Sequence | None:
         """A row of the oldest step under way has run: its tokens have KV now. Publishes what may
@@ -223,7 +238,8 @@ class Ledger:
         seq.num_settled = row.start + row.num_tokens
         if seq.num_settled >= (seq.num_published + 1) * self.block_size:
             # A stop string may still be found in the output: that waits until the end.
-            self._publish(seq, seq.num_prompt if seq.params.stop else seq.num_settled)
+            end = seq.num_prompt if seq.params.stop else seq.num_settled
+            self._prefix.publish(seq, end)
         return seq
 
     def end_step(self) -> None:
@@ -246,60 +262,28 @@ class Ledger:
         assert all(seq.slot == NO_SLOT for seq in self._waiting)
         parked = [seq.seq_id for seq in self._waiting if seq.blocks]
         assert sorted(self._parked) == parked, "a parked sequence is not where it should be"
+        self.shelf.host.check([block for seq in self._waiting for block in seq.host_blocks])
         taken = [seq.slot for seq in self._running.values()]
         slots = sorted([*self._slots, *(slot for _, slot in self._left), *taken])
         assert slots == list(range(len(slots))), "a slot is lost"
 
-    def _validate(self, request: Request) -> None:
-        prompt, params = request.prompt_ids, request.params
-        if not prompt:
-            raise RequestError("prompt: must have at least one token")
-        if len(prompt) >= self.max_len:
-            raise RequestError(
-                f"prompt: {len(prompt)} tokens leave no room for an answer in a context of "
-                f"{self.max_len} tokens; shorten the prompt or raise model.max_len"
-            )
-        if not 0 <= min(prompt) <= max(prompt) < self.vocab_size:
-            raise RequestError(f"prompt: token ids must be between 0 and {self.vocab_size - 1}")
-        for name, ids in (
-            ("logit_bias", params.logit_bias.keys()),
-            ("stop_token_ids", params.stop_token_ids),
-        ):
-            if any(not 0 <= token_id < self.vocab_size for token_id in ids):
-                raise RequestError(f"{name}: token ids must be between 0 and {self.vocab_size - 1}")
+    def _holder(self, seq_id: int) -> Sequence:
+        return self._parked.get(seq_id) or self._running[seq_id]
 
-    def _shareable(self, seq: Sequence) -> list[int]:
-        """Blocks that already hold the KV of this sequence's beginning; at least one token is
-        always left to compute, for its logits."""
-        if seq.wants_prompt_logprobs:
-            return []
-        hit = self._cached(seq)
-        leader = seq.leader
-        if leader is not None and leader.blocks:
-            full = min(leader.num_computed, seq.num_prompt - 1) // self.block_size
-            if full > len(hit):
-                return leader.blocks[:full]
-        return hit
-
-    def _cached(self, seq: Sequence) -> list[int]:
-        """Blocks of the prefix index, looked up again only when the index has changed."""
-        if self.pool.prefix and seq.hit_version != self.pool.version:
-            limit = (len(seq.token_ids) - 1) // self.block_size
-            chain = islice(seq.chain(self.block_size), limit)
-            seq.hit = self.pool.match(chain, seq.token_ids, known=seq.hit)
-            seq.hit_version = self.pool.version
-        return seq.hit
-
-    def _enter(self, seq_id: int) -> SlotAdmit:
+    def _enter(self, seq_id: int, back: list[tuple[Sequence, list[int]]]) -> SlotAdmit:
+        """Who has KV on the host is added to ``back``, with what is acquired of it already."""
         seq = self._parked.pop(seq_id, None) or self._waiting.find(seq_id)
-        blocks = seq.blocks or self._shareable(seq)
-        self._dequeue(seq)
-        seq.slot = self._slots.pop()
-        if not seq.blocks:
+        if seq.host_blocks:
+            back.append((seq, self._prefix.kept(seq)))
+            self.pool.acquire(back[-1][1])
+        elif not seq.blocks:
+            blocks = self._prefix.shareable(seq)
             self.pool.acquire(blocks)
             seq.blocks = list(blocks)
             seq.num_computed = seq.num_settled = len(blocks) * self.block_size
             seq.num_published = len(blocks)
+        self._dequeue(seq)
+        seq.slot = self._slots.pop()
         if seq.scheduled_s is None:
             seq.scheduled_s = self.now_s
             seq.num_cached_tokens = seq.num_computed
@@ -335,31 +319,29 @@ class Ledger:
         seq.num_tokens += row.samples
         return Row(row.seq_id, seq.slot, row.start, row.num_tokens, tokens, row.samples)
 
-    def _publish(self, seq: Sequence, num_tokens: int) -> None:
-        size = self.block_size
-        full = min(num_tokens, seq.num_settled) // size
-        if full <= seq.num_published:
-            return
-        if self.pool.prefix:
-            ids, digests = seq.token_ids, seq.chain(size)
-            for i in range(seq.num_published, full):
-                self.pool.publish(seq.blocks[i], digests[i], ids[i * size : (i + 1) * size])
-        seq.num_published = full
-
     def _preempt(self, seq: Sequence) -> None:
         """Back to its place in the queue; its tokens stay, its KV may still be found cached."""
+        seq.num_computed = seq.num_settled = 0
+        self.num_preemptions += 1
+        if not seq.num_output:
+            seq.prompt_logprobs.clear()
+        self._evict(seq)
+
+    def _swap(self, seq: Sequence) -> BlockCopy:
+        """Back to its place in the queue, with its KV on the host: it goes on where it stands."""
+        copy = self.shelf.take(seq)
+        self._evict(seq)
+        return copy
+
+    def _evict(self, seq: Sequence) -> None:
         if seq.slot == NO_SLOT:
             self._dequeue(seq)
             self._let_go(seq)
         else:
             seq.queued_s = self.now_s
             self._leave(seq)
-        seq.num_computed = seq.num_settled = 0
         self._queue(seq)
         seq.num_preemptions += 1
-        self.num_preemptions += 1
-        if not seq.num_output:
-            seq.prompt_logprobs.clear()
 
     def _park(self, seq: Sequence) -> None:
         """Back to its place in the queue, with its blocks: it goes on where it stands."""

@@ -21,7 +21,8 @@ class Sequence:
     """Choice ``index`` of a request. ``token_ids`` is prompt and output as far as it is known; the
     rest of the ``num_tokens`` is being sampled by steps under way. The first ``num_computed``
     tokens have KV in ``blocks``, or will have once those steps have run; of the first
-    ``num_settled`` it is certain. A sequence without a slot has no KV.
+    ``num_settled`` it is certain. A sequence without a slot has no KV, unless
+    it is parked or its KV is in ``host_blocks``.
 
     ``leader`` is the choice whose prompt blocks this one will share (``n > 1``); it waits until
     the leader has computed them. A sequence is resident while it has a slot; one that has blocks
@@ -53,6 +54,7 @@ class Sequence:
     num_settled: int = 0
     slot: int = NO_SLOT
     blocks: list[int] = field(default_factory=list)
+    host_blocks: list[int] = field(default_factory=list)
     digests: list[Digest] = field(default_factory=list)
     num_published: int = 0
     num_cached_tokens: int = 0

@@ -59,11 +59,13 @@ class SequenceView(Protocol):
 @dataclass(frozen=True, slots=True)
 class PrefixHit:
     """``num_tokens`` of a waiting sequence need no computing; taking them uses up ``num_warm``
-    of the blocks that count as available, and saves ``num_blocks``."""
+    of the blocks that count as available, and saves ``num_blocks``. ``num_copied`` blocks that are
+    not saved come from the host."""
 
     num_tokens: int = 0
     num_blocks: int = 0
     num_warm: int = 0
+    num_copied: int = 0
 
 
 class SystemView(Protocol):
@@ -88,6 +90,8 @@ class SystemView(Protocol):
     def num_available_blocks(self) -> int: ...
     @property
     def num_usable_blocks(self) -> int: ...
+    @property
+    def num_free_host_blocks(self) -> int: ...
     @property
     def num_free_slots(self) -> int: ...
     @property
@@ -114,8 +118,8 @@ class ScheduleConfig:
     ``mix`` puts decode rows and prefill chunks into one launch (one pass over the weights), which
     pays wherever a launch is ragged anyway; without it a step is a decode launch and a prefill
     launch. ``headroom`` tokens of growth are kept free for every resident when others are admitted.
-    ``buckets`` are the sizes that launches are padded to, where they are static. ``rules`` are for
-    policies that know classes.
+    ``buckets`` are the sizes that launches are padded to, where they are static. To copy a block to
+    the host or back takes ``swap_ms``. ``rules`` are for policies that know classes.
     """
 
     max_step_tokens: int
@@ -125,6 +129,7 @@ class ScheduleConfig:
     max_bypass: int
     headroom: int = 64
     mix: bool = True
+    swap_ms: float = 0.0
     buckets: Buckets = field(default_factory=Buckets)
     rules: Rules = field(default_factory=Rules)
 

@@ -36,6 +36,13 @@ class KVLayout:
         shape = (num_blocks, 2, self.block_size, self.num_kv_heads, self.head_dim)
         return [_zeros(shape, self.dtype, device) for _ in range(self.num_layers)]
 
+    def allocate_host(self, num_blocks: int, *, pinned: bool) -> list[Tensor]:
+        """The same in host memory, in one piece: pinned memory is handed out in powers of two."""
+        shape = (self.num_layers, num_blocks, 2, self.block_size, self.num_kv_heads, self.head_dim)
+        if pinned or not num_blocks:
+            return list(torch.empty(shape, dtype=self.dtype, pin_memory=pinned and num_blocks > 0))
+        return list(_zeros(shape, self.dtype, torch.device("cpu")))
+
 
 def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
     """On CPU from memory that the system zeroes when it is first used: gigabytes need not be

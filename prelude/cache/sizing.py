@@ -33,16 +33,17 @@ class PoolSize:
 class Memory:
     """Bytes by consumer, beside the KV pool: weights, which are there already, what the largest
     step computes with, and the penalty state of all slots, which comes with the first request
-    that wants penalties."""
+    that wants penalties, and the KV of who had to make room, where that is in the same memory."""
 
     weights: int = 0
     workspace: int = 0
     penalties: int = 0
+    swapped: int = 0
 
     @property
     def reserved_bytes(self) -> int:
         """What must be left free beside the pool."""
-        return self.workspace + self.penalties
+        return self.workspace + self.penalties + self.swapped
 
     def described(self, kv_bytes: int) -> str:
         """The three largest consumers with a KV pool of that size."""
@@ -51,6 +52,7 @@ class Memory:
             "KV cache": kv_bytes,
             "activations and logits": self.workspace,
             "penalty state": self.penalties,
+            "swapped KV": self.swapped,
         }
         largest = sorted(consumers.items(), key=lambda item: -item[1])[:3]
         return ", ".join(f"{name} {size / _GIB:.2f} GiB" for name, size in largest)
@@ -155,6 +157,18 @@ def size_pool(
     if capacity < max_len:
         logger.warning("context limited to %d tokens: %s", capacity, rule)
     return PoolSize(num_blocks, min(max_len, capacity), rule)
+
+
+def num_host_blocks(config: CacheConfig, block_bytes: int, free_bytes: int) -> int:
+    """Blocks that ``cache.host_gib`` has room for. Raises ``ValueError`` if host memory, of which
+    ``free_bytes`` are left, has not."""
+    num_blocks = int(config.host_gib * _GIB) // block_bytes
+    if num_blocks * block_bytes > free_bytes:
+        raise ValueError(
+            f"cache.host_gib={config.host_gib}: only {free_bytes / _GIB:.2f} GiB of host memory "
+            "are free; lower it, or set it to 0"
+        )
+    return num_blocks
 
 
 def _wanted(config: CacheConfig, block_bytes: int, free_bytes: int, useful: int) -> tuple[int, str]:

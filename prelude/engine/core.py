@@ -93,6 +93,7 @@ class EngineCore:
             eos_ids=eos_ids,
             seed=seed,
             fairness=Fairness(rules.fair_ms if rules.use.fairness else inf),
+            num_host_blocks=runner.num_host_blocks,
         )
         buckets = buckets or Buckets()
         self._policy: Policy = policy or POLICIES[batcher.policy]
@@ -110,6 +111,7 @@ class EngineCore:
             max_bypass=batcher.max_bypass,
             headroom=batcher.headroom,
             mix=not buckets.is_static,
+            swap_ms=runner.swap_ms,
             buckets=buckets,
             rules=rules,
         )
@@ -222,12 +224,11 @@ class EngineCore:
         plan, policy_state = self._policy(
             self.ledger, self._policy_state, self.profile.prices.table, self._schedule
         )
-        leaves = plan.preempt or plan.park
-        if not (plan.launches or leaves) or (leaves and self._flights):
+        if not (plan.launches or plan.leaves) or (plan.leaves and self._flights):
             return False
         plan = self.ledger.bind(plan)
         self._policy_state = policy_state
-        if plan.launches:
+        if plan.runs:
             self.runner.submit(plan)
         if self._flights:
             self._pace.submitted(self._clock())
@@ -238,11 +239,11 @@ class EngineCore:
 
     def _commit(self, flight: _Flight) -> list[TokenEvent]:
         plan = flight.plan
-        output = self.runner.collect() if plan.launches else StepOutput((), ())
+        output = self.runner.collect() if plan.runs else StepOutput((), ())
         begun_s = max(flight.start_s, self._collected_s)
         self._collected_s = self.ledger.now_s = self._clock()
         if self._flights:
-            self._pace.ended(sum(output.actual_ms))
+            self._pace.ended(output.run_ms)
             self._pace.started(self._collected_s, self._flights[0].plan.price_ms)
         rows = (row for launch in plan.launches for row in launch.rows)
         seqs = {row.seq_id: self.ledger.settle(row) for row in rows}
@@ -316,15 +317,12 @@ class EngineCore:
             self._save_profile()
         for launch, actual_ms in zip(plan.launches, output.actual_ms, strict=True):
             self.profile.observe(launch, actual_ms)
-        run_ms = sum(output.actual_ms)
         end_s = self._collected_s if self._flights else self._clock()
         step_ms = (end_s - begun_s) * 1e3
-        overhead_ms = max(step_ms - run_ms, 0.0)
+        overhead_ms = max(step_ms - output.run_ms, 0.0)
         self._last = (step_ms, plan.price_ms, overhead_ms)
         self._budget_ms = plan.budget_ms
-        self.log.append(
-            StepRecord.of(self._steps, begun_s, overhead_ms, plan, output.actual_ms, self.ledger)
-        )
+        self.log.append(StepRecord.of(self._steps, begun_s, overhead_ms, plan, output, self.ledger))
 
     def _save_profile(self) -> None:
         programs = self.runner.programs
@@ -355,6 +353,8 @@ class EngineCore:
             price_p90=self.profile.prices.quantiles("decode").p90,
             budget_ms=self._budget_ms,
             num_parks=self.ledger.num_parks,
+            num_swaps=self.ledger.shelf.num_swaps,
+            num_swapped_blocks=self.ledger.shelf.num_copied,
             classes=self._class_stats(),
             refused=self._admission.refused,
         )

@@ -8,11 +8,13 @@ from prelude.engine.prepare import (
     Model,
     Started,
     file_bytes,
+    host_size,
     layout_of,
     make_decoder,
     memory_of,
     pool_size,
     profile_name,
+    say_host,
     say_size,
 )
 from prelude.engine.profile import read_profile
@@ -62,12 +64,14 @@ def cpu_runner(config: Config, model: Model, start: Startup) -> Started:
             decoder,
             layout,
             num_blocks=size.num_blocks,
+            num_host_blocks=host_size(config, layout),
             max_len=size.max_len,
             max_seqs=config.runner.max_seqs,
             device=model.device,
             programs=programs,
             prices=prices,
         )
+    say_host(config, start, runner, layout)
     threaded = config.runner.overlap == Overlap.on
     return Started(ThreadedRunner(runner) if threaded else runner, path, Buckets())
 

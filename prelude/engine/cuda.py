@@ -13,11 +13,13 @@ from prelude.engine.prepare import (
     Model,
     Started,
     file_bytes,
+    host_size,
     layout_of,
     make_decoder,
     memory_of,
     pool_size,
     profile_name,
+    say_host,
     say_size,
 )
 from prelude.engine.profile import ProfileRecord, read_profile
@@ -75,6 +77,7 @@ def cuda_runner(config: Config, model: Model, start: Startup) -> Started:
             queue,
             planner,
             num_blocks=size.num_blocks,
+            num_host_blocks=host_size(config, layout),
             max_len=size.max_len,
             max_seqs=config.runner.max_seqs,
             max_step_tokens=config.batcher.max_step_tokens,
@@ -82,6 +85,7 @@ def cuda_runner(config: Config, model: Model, start: Startup) -> Started:
             draw=filtered if model.spec.vocab_size <= MAX_VOCAB else filtered_static,
             captures=config.graphs.capture != Capture.eager,
         )
+    say_host(config, start, runner, layout)
     if not config.graphs.background:
         with start.phase("capturing"):
             while runner.programs.ready < runner.programs.total:

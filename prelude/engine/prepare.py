@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from prelude.cache.layout import KVLayout
-from prelude.cache.sizing import Memory, PoolSize, size_pool
+from prelude.cache.sizing import Memory, PoolSize, host_memory_bytes, num_host_blocks, size_pool
 from prelude.conf.schema import Config, Device, Dtype, LoadFormat, Weights
 from prelude.engine.early import model_spec
 from prelude.engine.profile import PROFILE_VERSION
@@ -116,7 +116,8 @@ def file_bytes(config: Config, model: Model) -> int:
 
 
 def memory_of(config: Config, model: Model) -> Memory:
-    """What weights, the largest step and the penalties of all slots will take."""
+    """What weights, the largest step and the penalties of all slots will take, and on CPU the KV
+    of who has to make room."""
     spec, rows = model.spec, config.runner.max_seqs
     widths = 4 * spec.hidden_size + 2 * (spec.q_size + spec.kv_size) + 3 * spec.intermediate_size
     activations = config.batcher.max_step_tokens * widths * model.dtype.itemsize
@@ -124,7 +125,12 @@ def memory_of(config: Config, model: Model) -> Memory:
         weights=spec.weight_bytes(model.memory_dtype),
         workspace=activations + _LOGIT_COPIES * rows * spec.vocab_size * 4,
         penalties=rows * spec.vocab_size * _PENALTY_BYTES,
+        swapped=_host_bytes(config) if model.device.type == "cpu" else 0,
     )
+
+
+def _host_bytes(config: Config) -> int:
+    return int(config.cache.host_gib * 2**30) if config.batcher.use.swap else 0
 
 
 def layout_of(config: Config, model: Model) -> KVLayout:
@@ -148,6 +154,26 @@ def pool_size(
         max_seqs=config.runner.max_seqs,
         memory=memory,
     )
+
+
+def host_size(config: Config, layout: KVLayout) -> int:
+    """Blocks for the KV of who has to make room."""
+    if not config.batcher.use.swap:
+        return 0
+    return num_host_blocks(config.cache, layout.block_bytes, host_memory_bytes())
+
+
+def say_host(config: Config, start: Startup, runner: Runner, layout: KVLayout) -> None:
+    """What swapping has to work with, once its price is known."""
+    if config.cache.host_gib:
+        num_blocks = runner.num_host_blocks
+        size = f"{num_blocks * layout.block_bytes / 2**30:.2f} GiB"
+        price = f"{runner.swap_ms:.3f} ms to copy one"
+        start.rule(
+            "host KV blocks",
+            f"{num_blocks}, {size}, {price}" if num_blocks else "none",
+            "cache.host_gib" if config.batcher.use.swap else "batcher.use.swap=false",
+        )
 
 
 def say_size(

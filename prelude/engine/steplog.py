@@ -11,7 +11,7 @@ import msgspec
 
 from prelude.batcher.ledger import Ledger
 from prelude.batcher.sequence import Sequence
-from prelude.types.plan import Plan
+from prelude.types.plan import Plan, StepOutput
 
 STEP_LOG_VERSION = 2
 
@@ -28,7 +28,7 @@ class LaunchRecord(msgspec.Struct, frozen=True, array_like=True):
 
 class StepRecord(msgspec.Struct, frozen=True, tag="step"):
     """One step. ``start_s`` is the engine's monotonic clock; ``overhead_ms`` is everything of the
-    step but the launches."""
+    step but the launches and the copies to the host and back, which take ``copy_ms``."""
 
     step: int
     start_s: float
@@ -41,6 +41,8 @@ class StepRecord(msgspec.Struct, frozen=True, tag="step"):
     num_running: int
     num_blocks_available: int
     parked: list[int] = []
+    swapped: list[int] = []
+    copy_ms: float = 0.0
     version: int = STEP_LOG_VERSION
 
     @classmethod
@@ -50,10 +52,10 @@ class StepRecord(msgspec.Struct, frozen=True, tag="step"):
         start_s: float,
         overhead_ms: float,
         plan: Plan,
-        actual_ms: tuple[float, ...],
+        output: StepOutput,
         ledger: Ledger,
     ) -> "StepRecord":
-        """Of a plan that has run now; ``actual_ms`` is what each of its launches took."""
+        """Of a plan that has run now."""
         return cls(
             step=step,
             start_s=start_s,
@@ -66,11 +68,13 @@ class StepRecord(msgspec.Struct, frozen=True, tag="step"):
                     ms,
                     [(row.seq_id, row.start, row.num_tokens) for row in launch.rows],
                 )
-                for launch, ms in zip(plan.launches, actual_ms, strict=True)
+                for launch, ms in zip(plan.launches, output.actual_ms, strict=True)
             ],
             admitted=list(plan.admit),
             preempted=list(plan.preempt),
             parked=list(plan.park),
+            swapped=list(plan.swap_out),
+            copy_ms=output.copy_ms,
             num_waiting=ledger.num_waiting,
             num_running=ledger.num_running,
             num_blocks_available=ledger.num_available_blocks,

@@ -24,6 +24,7 @@ from prelude.runner.captured_prices import PriceList
 from prelude.runner.captured_programs import AttentionPlanner, Programs
 from prelude.runner.device_slots import DeviceSlots, Draw
 from prelude.runner.static_inputs import pack, shapes_of
+from prelude.runner.swap import Copying, Swapper
 from prelude.types.plan import (
     Launch,
     Plan,
@@ -64,7 +65,8 @@ class CapturedRunner:
     """Runs plans on ``decoder`` through programs of ``buckets``, which are captured between steps.
 
     Launches that fit none run uncaptured, up to ``max_step_tokens`` new tokens; above the largest
-    bucket that is the intention, since launches hide under kernels that long.
+    bucket that is the intention, since launches hide under kernels that long. ``num_host_blocks``
+    blocks in pinned host memory take KV that is not in use.
     """
 
     depth = 2
@@ -77,6 +79,7 @@ class CapturedRunner:
         planner: AttentionPlanner,
         *,
         num_blocks: int,
+        num_host_blocks: int = 0,
         max_len: int,
         max_seqs: int,
         max_step_tokens: int,
@@ -104,12 +107,15 @@ class CapturedRunner:
             max_tokens=max_step_tokens,
             shapes=shapes_of(buckets),
         )
-        self._running: deque[list[_Running]] = deque()
+        self._running: deque[tuple[Copying | None, list[_Running]]] = deque()
         self._captured_prices = PriceList(self._programs)
         with torch.no_grad():
+            self._swapper = Swapper(self._programs.kv, layout, num_host_blocks, queue)
             uncaptured = PriceList(self._programs)
             uncaptured.time_some()
             self.prices = uncaptured.table()
+        self.num_host_blocks = num_host_blocks
+        self.swap_ms = self._swapper.swap_ms
 
     @property
     def programs(self) -> ProgramCount:
@@ -130,18 +136,20 @@ class CapturedRunner:
 
     @torch.no_grad()
     def submit(self, plan: Plan) -> None:
+        copying = self._swapper.enqueue(plan)
         self._slots.admit(plan.admits)
         self._slots.grant(plan.grants)
-        self._running.append([self._launch(launch) for launch in plan.launches])
+        self._running.append((copying, [self._launch(launch) for launch in plan.launches]))
 
     def collect(self) -> StepOutput:
-        running = self._running.popleft()
+        copying, running = self._running.popleft()
         if running:
             running[-1].end.wait()
         return StepOutput(
             tuple(token for part in running for token in self._sampled(part)),
             tuple(part.end.ms_since(part.start) for part in running),
             tuple(scores for part in running for scores in _prompt_logprobs(part)),
+            copying.wait_ms() if copying else 0.0,
         )
 
     def _launch(self, launch: Launch) -> _Running:

@@ -60,8 +60,8 @@ class NoPlanning:
 class Programs:
     """``shapes`` are declared to ``pool``; others up to ``max_tokens`` new tokens run as they are.
 
-    Static buffers on the device: ``hidden`` [max_tokens, hidden], ``logits`` float32
-    [rows, vocab], ``ids`` int32 [rows] with the tokens sampled last.
+    Static buffers on the device: ``kv`` by layer, ``hidden`` [max_tokens, hidden], ``logits``
+    float32 [rows, vocab], ``ids`` int32 [rows] with the tokens sampled last.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class Programs:
     ) -> None:
         self._decoder = decoder
         self.max_len = slots.host_tables.shape[1] * layout.block_size
-        self._kv = layout.allocate(num_blocks, queue.device)
+        self.kv = layout.allocate(num_blocks, queue.device)
         self._block_size = layout.block_size
         self._slots = slots
         self._queue = queue
@@ -212,7 +212,7 @@ class Programs:
             tables,
             (blocks * size + positions % size).long(),
         )
-        hidden = self._decoder(self._known(inputs.ids), positions, self._kv, meta)
+        hidden = self._decoder(self._known(inputs.ids), positions, self.kv, meta)
         self.hidden[:num_rows].copy_(hidden)
         self.logits[:num_rows].copy_(self._decoder.logits(hidden))
 
@@ -223,7 +223,7 @@ class Programs:
             self._slots.tables.index_select(0, inputs.slots),
             inputs.slot_mapping.long(),
         )
-        hidden = self._decoder(self._known(inputs.ids), inputs.positions, self._kv, meta)
+        hidden = self._decoder(self._known(inputs.ids), inputs.positions, self.kv, meta)
         self.hidden[: len(hidden)].copy_(hidden)
         sampled = hidden.index_select(0, inputs.sample_at)
         self.logits[: len(sampled)].copy_(self._decoder.logits(sampled))

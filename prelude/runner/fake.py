@@ -2,7 +2,8 @@
 
 It keeps a real block table per slot and remembers which token each KV position was written with,
 and its "model" reads the context back through that table. So a block that is lost, shared wrongly
-or reused too early changes the output, as it would on a device.
+or reused too early changes the output, as it would on a device. So does one that is copied to the
+wrong place.
 """
 
 from collections import deque
@@ -37,10 +38,13 @@ class FakeRunner:
     """Runs plans on a price list, each as late as possible: when it is collected. ``sleep`` gets
     the milliseconds that a step costs: advance a fake clock, really sleep, or (default) do nothing.
     With a ``clock`` (seconds) steps pass on a device beside the host: only what is left of a step
-    when it is collected is slept. ``model`` maps a context to a token."""
+    when it is collected is slept. ``model`` maps a context to a token. Copying a block to one of
+    ``num_host_blocks``, or back, takes ``swap_ms``."""
 
     num_blocks: int = 256
     block_size: int = 16
+    num_host_blocks: int = 0
+    swap_ms: float = 0.0
     max_len: int = 1024
     vocab_size: int = 512
     prices: PriceTable = field(default_factory=flat_prices)
@@ -56,6 +60,7 @@ class FakeRunner:
     _admits: dict[int, SlotAdmit] = field(default_factory=dict)
     _last: dict[int, int] = field(default_factory=dict)
     _kv: dict[int, int] = field(default_factory=dict)
+    _host: dict[int, int] = field(default_factory=dict)
 
     def submit(self, plan: Plan) -> None:
         assert len(self._queue) < self.depth, "more plans under way than the runner takes"
@@ -64,6 +69,7 @@ class FakeRunner:
     def collect(self) -> StepOutput:
         plan, submitted_s = self._queue.popleft()
         self.num_steps += 1
+        self._copy(plan)
         self._write_slots(plan)
         sampled: list[Sampled] = []
         scores: list[PromptLogprobs] = []
@@ -71,8 +77,25 @@ class FakeRunner:
             sampled.extend(self._run(launch))
             scores.extend(filter(None, map(self._score, launch.rows)))
         actual_ms = tuple(launch.price_ms for launch in plan.launches)
-        self._pass_time(sum(actual_ms), submitted_s)
-        return StepOutput(tuple(sampled), actual_ms, tuple(scores))
+        copy_ms = self.swap_ms * plan.num_copies
+        self._pass_time(sum(actual_ms) + copy_ms, submitted_s)
+        return StepOutput(tuple(sampled), actual_ms, tuple(scores), copy_ms)
+
+    def _copy(self, plan: Plan) -> None:
+        for copy in plan.copies_out:
+            for block, host in zip(copy.device_ids, copy.host_ids, strict=True):
+                self._move(self._kv, block, self._host, host)
+        for copy in plan.copies_in:
+            for block, host in zip(copy.device_ids, copy.host_ids, strict=True):
+                self._move(self._host, host, self._kv, block)
+
+    def _move(self, source: dict[int, int], first: int, target: dict[int, int], to: int) -> None:
+        assert 0 <= (to if target is self._host else first) < self.num_host_blocks
+        for i in range(self.block_size):
+            token = source.get(first * self.block_size + i)
+            target.pop(to * self.block_size + i, None)
+            if token is not None:
+                target[to * self.block_size + i] = token
 
     def _write_slots(self, plan: Plan) -> None:
         for admit in plan.admits:
@@ -98,6 +121,7 @@ class FakeRunner:
     def close(self) -> None:
         self._tables.clear()
         self._kv.clear()
+        self._host.clear()
 
     def _run(self, launch: Launch) -> list[Sampled]:
         for row in launch.rows:

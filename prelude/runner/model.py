@@ -13,6 +13,7 @@ from prelude.runner.calibrate import measure_prices, remeasure_body
 from prelude.runner.inputs import LaunchInputs, build_inputs
 from prelude.runner.sampler import prompt_logprobs, sample
 from prelude.runner.slots import Slots
+from prelude.runner.swap import AtOnce, Swapper
 from prelude.types.plan import Launch, Plan, ProgramCount, PromptLogprobs, Sampled, StepOutput
 from prelude.types.prices import PriceTable
 
@@ -20,7 +21,8 @@ from prelude.types.prices import PriceTable
 class ModelRunner:
     """Runs plans on ``decoder``, each when it is collected. ``num_blocks`` KV blocks are allocated
     here, once: programs bake in nothing but shapes, so eager and compiled steps share them.
-    ``prices`` that an earlier run has left need not be measured."""
+    ``num_host_blocks`` more are room for KV that is not in use. ``prices`` that an earlier run has
+    left need not be measured."""
 
     depth = 1
 
@@ -30,6 +32,7 @@ class ModelRunner:
         layout: KVLayout,
         *,
         num_blocks: int,
+        num_host_blocks: int = 0,
         max_len: int,
         max_seqs: int,
         device: torch.device,
@@ -44,6 +47,10 @@ class ModelRunner:
         self.max_len = max_len
         self.vocab_size = decoder.spec.vocab_size
         self._kv = layout.allocate(num_blocks, device)
+        with torch.inference_mode():
+            self._swapper = Swapper(self._kv, layout, num_host_blocks, AtOnce(device))
+        self.num_host_blocks = num_host_blocks
+        self.swap_ms = self._swapper.swap_ms
         width = -(-max_len // layout.block_size)
         self._slots = Slots(max_seqs, width, self.vocab_size, device)
         self._programs = programs
@@ -68,6 +75,7 @@ class ModelRunner:
     @torch.inference_mode()
     def collect(self) -> StepOutput:
         plan = self._queue.popleft()
+        copying = self._swapper.enqueue(plan)
         for admit in plan.admits:
             self._slots.admit(admit)
         for grant in plan.grants:
@@ -82,7 +90,8 @@ class ModelRunner:
             actual_ms.append((time.perf_counter() - start) * 1e3)
             sampled += tokens
             prompts += scores
-        return StepOutput(tuple(sampled), tuple(actual_ms), tuple(prompts))
+        copy_ms = copying.wait_ms() if copying else 0.0
+        return StepOutput(tuple(sampled), tuple(actual_ms), tuple(prompts), copy_ms)
 
     def _run(
         self, launch: Launch, inputs: LaunchInputs

@@ -14,7 +14,10 @@ class Runner(Protocol):
     the oldest plan submitted and returns what it sampled. Up to ``depth`` plans may be under way
     at once: 1 is synchronous, 2 lets the engine plan a step while another runs. Plans run one
     after the other, so a plan may rely on what earlier ones write (KV, a slot's last token), and
-    its admits and grants must not reach host state that an earlier one still reads.
+    its admits and grants must not reach host state that an earlier one still reads. A plan's
+    copies out read what earlier ones have written, before anything of its own is.
+
+    ``num_host_blocks`` KV blocks have room in host memory; to copy one takes ``swap_ms`` each way.
 
     ``upkeep`` is called between submissions: the place to swap in a program that has been compiled
     meanwhile; it must return within a quarter of a second.
@@ -26,6 +29,10 @@ class Runner(Protocol):
     def num_blocks(self) -> int: ...
     @property
     def block_size(self) -> int: ...
+    @property
+    def num_host_blocks(self) -> int: ...
+    @property
+    def swap_ms(self) -> float: ...
     @property
     def max_len(self) -> int: ...
     @property

@@ -23,6 +23,8 @@ class ThreadedRunner:
         self._runner = runner
         self.num_blocks = runner.num_blocks
         self.block_size = runner.block_size
+        self.num_host_blocks = runner.num_host_blocks
+        self.swap_ms = runner.swap_ms
         self.max_len = runner.max_len
         self.vocab_size = runner.vocab_size
         self._plans: queue.SimpleQueue[Plan | None] = queue.SimpleQueue()

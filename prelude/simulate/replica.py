@@ -100,6 +100,8 @@ class Replica:
             self.clock,
             prices=self.truth.table,
             num_blocks=device.num_blocks,
+            num_host_blocks=device.host_blocks if batcher.use.swap else 0,
+            swap_ms=device.swap_ms,
             block_size=device.block_size,
             max_len=min(device.max_len, (device.num_blocks - 1) * device.block_size),
             rng=np.random.default_rng((seed, number)),

@@ -121,7 +121,8 @@ def _footer(result: SimulateResult) -> str:
     return (
         f"offered {load.offered_req_s:.2f} req/s{share}; {steps.num} steps of "
         f"{result.simulated_s:.0f} s, busy {steps.busy:.0%}, {us:.0f} us to decide on one; "
-        f"{steps.num_parks} parked, {steps.wasted_ms:.0f} ms computed again; "
+        f"{steps.num_parks} parked, {steps.wasted_ms:.0f} ms computed again, {steps.num_swaps} "
+        f"swapped out in {steps.copy_ms:.0f} ms of copies; "
         f"simulated in {result.wall_s:.1f} s"
     )
 

@@ -34,7 +34,8 @@ class StepReport(msgspec.Struct, frozen=True):
     """Steps of all replicas. ``repeated`` of them were taken without asking the policy again;
     ``schedule_us`` is this machine's time for one decision; ``busy`` the share of simulated time
     that steps took; ``num_parks`` how often a sequence gave up its slot and kept its blocks;
-    ``wasted_ms`` ran for tokens that had been computed before."""
+    ``wasted_ms`` ran for tokens that had been computed before. ``num_swaps`` sequences had their
+    KV kept on the host; it was copied there and back for ``copy_ms``."""
 
     num: int
     repeated: int
@@ -44,6 +45,8 @@ class StepReport(msgspec.Struct, frozen=True):
     num_parks: int
     wasted_ms: float
     price_error: float
+    num_swaps: int = 0
+    copy_ms: float = 0.0
 
 
 class SimulateResult(msgspec.Struct, frozen=True, tag="simulate", tag_field="benchmark"):

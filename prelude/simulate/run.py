@@ -88,6 +88,8 @@ def validate(config: SimulateConfig) -> None:
         ("traffic.label_error", traffic.label_error, 0 <= traffic.label_error <= 1),
         ("device.bias", device.bias, device.bias > 0),
         ("device.noise", device.noise, device.noise >= 0),
+        ("device.host_blocks", device.host_blocks, device.host_blocks >= 0),
+        ("device.swap_ms", device.swap_ms, device.swap_ms >= 0),
         ("fleet.replicas", config.fleet.replicas, 1 <= config.fleet.replicas <= 1000),
         ("resamples", config.resamples, config.resamples >= 0),
     ):
@@ -163,6 +165,8 @@ def _steps(replicas: list[Replica], simulated_s: float) -> StepReport:
         busy=sum(r.runner.busy_ms for r in replicas) / 1e3 / (simulated_s * len(replicas)),
         num_parks=sum(replica.core.ledger.num_parks for replica in replicas),
         wasted_ms=sum(replica.runner.wasted_ms for replica in replicas),
+        num_swaps=sum(replica.core.ledger.shelf.num_swaps for replica in replicas),
+        copy_ms=sum(replica.runner.copy_ms for replica in replicas),
         price_error=max(replica.core.profile.prices.error for replica in replicas),
     )
 

@@ -94,7 +94,8 @@ class Truth:
 
 class SimRunner:
     """See ``Runner``. ``expect`` must be told of every sequence before its first step. ``prices``
-    is what the policy believes at first. ``observe`` is told of every plan and what it took."""
+    is what the policy believes at first. To copy a block to one of ``num_host_blocks``, or back,
+    takes ``swap_ms``, and really ``bias`` times that."""
 
     depth = 1
     vocab_size = VOCAB_SIZE
@@ -108,6 +109,8 @@ class SimRunner:
         *,
         prices: PriceTable,
         num_blocks: int,
+        num_host_blocks: int = 0,
+        swap_ms: float = 0.0,
         block_size: int,
         max_len: int,
         rng: np.random.Generator,
@@ -115,12 +118,15 @@ class SimRunner:
         self.truth = truth
         self.prices = prices
         self.num_blocks = num_blocks
+        self.num_host_blocks = num_host_blocks
+        self.swap_ms = swap_ms
         self.block_size = block_size
         self.max_len = max_len
         self.programs = ProgramCount()
         self.last: Plan | None = None
         self.busy_ms = 0.0
         self.wasted_ms = 0.0
+        self.copy_ms = 0.0
         self._clock = clock
         self._rng = rng
         self._plans: deque[Plan] = deque()
@@ -157,10 +163,12 @@ class SimRunner:
     def collect(self) -> StepOutput:
         plan = self._plans.popleft()
         actual_ms = tuple(self._took(launch) for launch in plan.launches)
-        step_ms = sum(actual_ms)
-        self.busy_ms += step_ms
-        self._clock.spend(step_ms)
-        return StepOutput(tuple(self._sampled(plan)), actual_ms)
+        copy_ms = self.truth.bias * self.swap_ms * plan.num_copies
+        output = StepOutput(tuple(self._sampled(plan)), actual_ms, copy_ms=copy_ms)
+        self.copy_ms += copy_ms
+        self.busy_ms += output.run_ms
+        self._clock.spend(output.run_ms)
+        return output
 
     def repeated_ms(self, launch: Launch, most: int, within_ms: float) -> Floats:
         """Take up to ``most`` more steps of these decode rows, each a token further on; those that

@@ -79,11 +79,20 @@ class BlockGrant(msgspec.Struct, frozen=True, gc=False):
     block_ids: tuple[int, ...]
 
 
+class BlockCopy(msgspec.Struct, frozen=True, gc=False):
+    """One sequence's KV between the device and the host, block by block."""
+
+    device_ids: tuple[int, ...]
+    host_ids: tuple[int, ...]
+
+
 @dataclass(frozen=True, slots=True)
 class Plan:
     """One step. The policy fills ``launches`` (rows without slots), ``admit``, ``preempt`` (slot
-    and blocks go) and ``park`` (the slot goes, the blocks stay); binding it to memory fills slots,
-    tokens, ``admits`` and ``grants``.
+    and blocks go), ``swap_out`` (they go too, the KV is kept on the host) and ``park`` (the slot
+    goes, the blocks stay); binding it to memory fills slots, tokens, ``admits``, ``grants`` and
+    the copies. Those out are made before anything of the step is written, for their blocks may be
+    used again at once; then those in, then the launches run.
 
     ``holds_for`` is the number of steps for which the same decision would be taken again if
     nothing arrives and nothing finishes (pure decode), so that a simulator may repeat it.
@@ -93,11 +102,29 @@ class Plan:
     admit: tuple[int, ...] = ()
     preempt: tuple[int, ...] = ()
     park: tuple[int, ...] = ()
+    swap_out: tuple[int, ...] = ()
     admits: tuple[SlotAdmit, ...] = ()
     grants: tuple[BlockGrant, ...] = ()
+    copies_out: tuple[BlockCopy, ...] = ()
+    copies_in: tuple[BlockCopy, ...] = ()
     price_ms: float = 0.0
     budget_ms: float = 0.0
     holds_for: int = 1
+
+    @property
+    def leaves(self) -> bool:
+        """True if somebody loses its slot."""
+        return bool(self.preempt or self.park or self.swap_out)
+
+    @property
+    def runs(self) -> bool:
+        """True if there is anything for the device to do."""
+        return bool(self.launches or self.copies_out)
+
+    @property
+    def num_copies(self) -> int:
+        """Blocks copied, either way."""
+        return sum([len(copy.host_ids) for copy in (*self.copies_out, *self.copies_in)])
 
 
 class Sampled(msgspec.Struct, frozen=True, gc=False):
@@ -124,11 +151,17 @@ class PromptLogprobs:
 
 @dataclass(frozen=True, slots=True)
 class StepOutput:
-    """What a step produced. ``actual_ms`` is one wall time per launch of the plan."""
+    """What a step produced. ``actual_ms`` is one wall time per launch of the plan, ``copy_ms``
+    that of its copies."""
 
     sampled: tuple[Sampled, ...]
     actual_ms: tuple[float, ...]
     prompt_logprobs: tuple[PromptLogprobs, ...] = ()
+    copy_ms: float = 0.0
+
+    @property
+    def run_ms(self) -> float:
+        return sum(self.actual_ms) + self.copy_ms
 
 
 @dataclass(frozen=True, slots=True)

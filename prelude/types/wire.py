@@ -46,7 +46,8 @@ class ClassStats(msgspec.Struct, frozen=True, array_like=True):
 class EngineStats(msgspec.Struct, frozen=True, array_like=True):
     """Gauges and counters at the end of a step. Counters only grow. ``classes`` are in the order
     of ``SERVICE_CLASSES``; ``refused`` counts requests that were not served, and sequences that
-    expired, in the order of ``REFUSAL_CODES``."""
+    expired, in the order of ``REFUSAL_CODES``; ``num_swaps`` sequences whose KV went to the host,
+    ``num_swapped_blocks`` blocks copied there or back."""
 
     num_waiting: int = 0
     num_running: int = 0
@@ -71,6 +72,8 @@ class EngineStats(msgspec.Struct, frozen=True, array_like=True):
     num_parks: int = 0
     classes: tuple[ClassStats, ...] = ()
     refused: tuple[int, ...] = ()
+    num_swaps: int = 0
+    num_swapped_blocks: int = 0
 
 
 class StepEvents(msgspec.Struct, frozen=True, tag="step"):
