@@ -29,7 +29,9 @@ class House:
     ) -> None:
         pool = BlockPool(num_blocks, 4, prefix=False)
         self.ledger = Ledger(pool, max_seqs=max_seqs, max_len=400, vocab_size=99, eos_ids=())
-        self.backlog = Backlog(self.ledger, lane_of(policy), max_seqs=max_seqs, step_ms=50.0)
+        self.backlog = Backlog(
+            self.ledger, lane_of(policy), max_seqs=max_seqs, step_ms=50.0, quantum=5
+        )
         self._uid = 0
 
     def newcomer(
@@ -161,7 +163,7 @@ def test_a_slot_is_waited_for_until_enough_have_ended() -> None:
     house = House(max_seqs=2)
     for _ in range(2):
         house.run(house.newcomer())
-    # They stay 50 ms each, as long as a step, so one of two ends in 25.
+    # They stay for five tokens of 10 ms each, so one of two ends in 25.
     assert house.wait_ms(house.newcomer()) == pytest.approx(25.0)
     house.wait(house.newcomer(0.0))
     assert house.wait_ms(house.newcomer()) == pytest.approx(50.0)
@@ -170,10 +172,12 @@ def test_a_slot_is_waited_for_until_enough_have_ended() -> None:
 def test_how_long_sequences_stay_is_learned() -> None:
     house = House(max_seqs=1)
     seq = house.run(house.newcomer())
+    house.backlog.left(seq, house.ledger.now_s + 0.6)
+    assert house.wait_ms(house.newcomer()) == pytest.approx(600.0)
     for _ in range(200):
-        house.backlog.left(seq, house.ledger.now_s + 0.6)
+        house.backlog.left(seq, house.ledger.now_s + 0.2)
     house.later()
-    assert house.wait_ms(house.newcomer()) == pytest.approx(600.0, rel=0.01)
+    assert house.wait_ms(house.newcomer()) == pytest.approx(200.0, rel=0.01)
 
 
 def test_what_never_ran_says_nothing_about_staying() -> None:

@@ -14,7 +14,7 @@ from prelude.batcher.ledger import Ledger
 from prelude.batcher.sequence import NO_SLOT, Sequence
 from prelude.types.prices import PriceTable, Sums
 from prelude.types.request import Request
-from prelude.types.service import SERVICE_CLASSES, ServiceClass
+from prelude.types.service import ServiceClass
 
 Lane = Callable[[ServiceClass, Request], int]
 
@@ -22,6 +22,7 @@ _COUNT_S = 5e-5  # a sequence: counting takes a hundredth of that
 _LEAST_SHARE = 0.1
 _STAY_WEIGHT = 0.05
 _LEAST_STAY_MS = 1e-3
+_ONE = Sums().plus(0, 1, "greedy")
 
 
 @dataclass(slots=True)
@@ -42,15 +43,19 @@ class _Load:
 
 
 class Backlog:
-    """Of one ledger. ``step_ms`` is the budget of a step while streams run; so long a sequence is
-    taken to be resident, until more is known."""
+    """Of one ledger. ``step_ms`` is the budget of a step while streams run; sequences are taken to
+    be resident for ``quantum`` tokens, until more is known."""
 
-    def __init__(self, ledger: Ledger, lane: Lane, *, max_seqs: int, step_ms: float) -> None:
+    def __init__(
+        self, ledger: Ledger, lane: Lane, *, max_seqs: int, step_ms: float, quantum: int
+    ) -> None:
         self._ledger = ledger
         self._lane = lane
         self._max_seqs = max_seqs
         self._step_ms = step_ms
-        self._stays_ms: dict[ServiceClass, float] = dict.fromkeys(SERVICE_CLASSES, step_ms)
+        self._quantum = quantum
+        self._stays_ms: dict[ServiceClass, float] = {}
+        self._guess_ms = 0.0  # of a stay, where none is known
         self._loads: dict[int, _Load] = {}
         self._counted_s = -1.0
         self._num_counted = 0
@@ -65,7 +70,8 @@ class Backlog:
         """A sequence has come to its end."""
         if seq.scheduled_s is not None:
             name, stay_ms = _came_as(seq), (now_s - seq.scheduled_s) * 1e3
-            self._stays_ms[name] += _STAY_WEIGHT * (stay_ms - self._stays_ms[name])
+            mean_ms = self._stays_ms.get(name, stay_ms)
+            self._stays_ms[name] = mean_ms + _STAY_WEIGHT * (stay_ms - mean_ms)
 
     def wait_ms(self, seq: Sequence, prices: PriceTable) -> float:
         """How long a newcomer will wait for others, by this count alone."""
@@ -113,6 +119,7 @@ class Backlog:
         seqs = self._ledger.all_unfinished()
         self._num_counted = len(seqs)
         self._loads = {}
+        self._guess_ms = self._quantum * prices.step_ms(_ONE)
         sums = Sums()
         for seq in seqs:
             self._count(seq)
@@ -124,7 +131,8 @@ class Backlog:
     def _count(self, seq: Sequence) -> None:
         load = self._loads.setdefault(self._lane(seq.service_class, seq.request), _Load())
         load.num_seqs += 1
-        load.ends_per_ms += 1.0 / max(self._stays_ms[_came_as(seq)], _LEAST_STAY_MS)
+        stay_ms = self._stays_ms.get(_came_as(seq), self._guess_ms)
+        load.ends_per_ms += 1.0 / max(stay_ms, _LEAST_STAY_MS)
         load.num_blocks += len(seq.blocks) or self._blocks(seq)
         if seq.slot == NO_SLOT:
             load.prompt_ms += seq.cost_ms

@@ -100,7 +100,11 @@ class EngineCore:
         self._policy_state = PolicyState()
         self._classifier = Classifier(rules, answer_id)
         backlog = Backlog(
-            self.ledger, lane_of(batcher.policy), max_seqs=max_seqs, step_ms=self.step_ms
+            self.ledger,
+            lane_of(batcher.policy),
+            max_seqs=max_seqs,
+            step_ms=self.step_ms,
+            quantum=rules.quantum,
         )
         self._admission = Admission(self.ledger, backlog, rules, batcher.max_waiting)
         self._schedule = ScheduleConfig(
