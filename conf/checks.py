@@ -82,9 +82,14 @@ def _check_batcher(config: Config) -> None:
     for key in ("max_step_tokens", "min_chunk", "max_waiting"):
         value = getattr(batcher, key)
         _require(value >= 1, f"batcher.{key}", value, "positive")
-    for key in ("step_ms", "idle_step_ms"):
+    for key in ("step_ms", "idle_step_ms", "fair_ms"):
         ms = getattr(batcher, key)
         _require(ms is None or ms > 0, f"batcher.{key}", ms, "positive")
+    for name in ("fast", "deep", "doc", "batch"):
+        limit = getattr(batcher.classes, name).max_waiting
+        _require(
+            limit is None or limit >= 1, f"batcher.classes.{name}.max_waiting", limit, "positive"
+        )
     for key in ("max_bypass", "headroom"):
         _require(getattr(batcher, key) >= 0, f"batcher.{key}", getattr(batcher, key), "0 or more")
     _require(

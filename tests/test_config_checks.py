@@ -13,9 +13,13 @@ from prelude.conf.schema import Config, LoadFormat
 
 
 def changed(name: str, value: Any, base: Config | None = None) -> Config:
-    config = base or Config()
-    part, _, leaf = name.partition(".")
-    return replace(config, **{part: replace(getattr(config, part), **{leaf: value})})
+    found: Config = _changed(base or Config(), name, value)
+    return found
+
+
+def _changed(part: Any, name: str, value: Any) -> Any:
+    first, _, rest = name.partition(".")
+    return replace(part, **{first: _changed(getattr(part, first), rest, value) if rest else value})
 
 
 def refusal(config: Config) -> str:
@@ -46,6 +50,8 @@ def test_the_defaults_pass() -> None:
         ("batcher.idle_step_ms", [0.1], [0.0]),
         ("batcher.max_bypass", [0, 5], [-1]),
         ("batcher.max_waiting", [1], [0]),
+        ("batcher.fair_ms", [None, 0.1], [0.0, -1.0]),
+        ("batcher.classes.batch.max_waiting", [None, 1], [0, -1]),
         ("sampling.temperature", [None, 0.0, 100.0], [-0.1, 101.0, float("nan")]),
         ("sampling.top_p", [None, 0.1, 1.0], [0.0, 1.1]),
         ("sampling.top_k", [None, 0, 50], [-1]),
