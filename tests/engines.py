@@ -36,8 +36,10 @@ class CarefulRunner(FakeRunner):
 
     _submitted_tables: dict[int, list[int]] = field(default_factory=dict)
     _under_way: deque[tuple[Plan, dict[int, set[int]]]] = field(default_factory=deque)
+    _on_host: set[int] = field(default_factory=set)
 
     def submit(self, plan: Plan) -> None:
+        self._check_copies(plan)
         for admit in plan.admits:
             assert not any(admit.slot == row.slot for row in self._rows_under_way())
             self._submitted_tables[admit.slot] = []
@@ -59,6 +61,16 @@ class CarefulRunner(FakeRunner):
         self._under_way.popleft()
         return FakeRunner.collect(self)
 
+    def _check_copies(self, plan: Plan) -> None:
+        assert not (plan.copies_out and self._under_way), "a step may still write what is copied"
+        for copy in plan.copies_out:
+            self._on_host.update(copy.host_ids)
+        held = [blocks for _, others in self._under_way for blocks in others.values()]
+        for copy in plan.copies_in:
+            assert self._on_host.issuperset(copy.host_ids), "nothing was ever copied there"
+            assert not set(copy.device_ids) & set().union(*held), "a step under way needs a block"
+            self._on_host.difference_update(copy.host_ids)
+
     def _rows_under_way(self) -> list[Row]:
         plans = [plan for plan, _ in self._under_way]
         return [row for plan in plans for launch in plan.launches for row in launch.rows]
@@ -68,6 +80,8 @@ def make_core(
     *,
     num_blocks: int = 64,
     block_size: int = 4,
+    num_host_blocks: int = 0,
+    swap_ms: float = 0.0,
     max_len: int = 128,
     max_seqs: int = 8,
     prefix: bool = True,
@@ -83,6 +97,8 @@ def make_core(
     runner = runner or CarefulRunner(
         num_blocks=num_blocks,
         block_size=block_size,
+        num_host_blocks=num_host_blocks,
+        swap_ms=swap_ms,
         max_len=max_len,
         vocab_size=VOCAB,
         sleep=clock.sleep_ms,
