@@ -8,9 +8,9 @@ from prelude.engine.steplog import RequestRecord, StepLog, StepRecord, read_step
 from tests.engines import Clock, make_core, request
 
 
-def run_logged(path: Path, **limits: int) -> list[StepRecord | RequestRecord]:
+def run_logged(path: Path) -> list[StepRecord | RequestRecord]:
     clock = Clock()
-    core = make_core(clock=clock, log=StepLog(path), **limits)
+    core = make_core(clock=clock, log=StepLog(path))
     core.add(request([1, 2, 3], uid=7, max_tokens=3, ignore_eos=True))
     core.add(request([4] * 9, uid=8, max_tokens=5, ignore_eos=True))
     while core.has_work:
