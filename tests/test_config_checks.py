@@ -58,6 +58,7 @@ def test_the_defaults_pass() -> None:
         ("sampling.min_p", [None, 0.0, 1.0], [-0.1, 1.1]),
         ("sampling.repetition_penalty", [None, 1.0, 10.0], [0.0, 11.0]),
         ("sampling.max_tokens", [None, 1], [0]),
+        ("cache.host_gib", [0.0, 0.5, 64.0], [-0.1]),
         ("server.host", ["0.0.0.0", "::1"], [""]),
         ("server.port", [0, 1, 65535], [-1, 65536]),
         ("server.drain_s", [0.0, 3.0], [-1.0]),

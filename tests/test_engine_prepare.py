@@ -59,6 +59,41 @@ def test_attention_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     assert _attention(load_config(["runner.batch_invariant=true"]), model).value == "triton"
 
 
+TINY = ["model=tiny", "runner.device=cpu", "graphs.capture=eager", "cache.num_blocks=64"]
+
+
+@pytest.mark.parametrize("overlap", ["off", "on"])
+def test_a_start_says_what_host_memory_there_is(overlap: str) -> None:
+    config = load_config([*TINY, "cache.host_gib=0.01", f"runner.overlap={overlap}"])
+    core, info = build_engine(config)
+    num_blocks = core.runner.num_host_blocks
+    assert core.ledger.num_free_host_blocks == num_blocks > 0
+    rule = info.rules["host KV blocks"]
+    assert rule.startswith(f"{num_blocks}, 0.01 GiB, ") and "(cache.host_gib)" in rule
+    assert core.runner.swap_ms > 0.0
+    core.close()
+
+
+def test_host_memory_is_not_taken_where_nobody_would_use_it() -> None:
+    core, info = build_engine(load_config([*TINY, "cache.host_gib=0.01", "batcher.use.swap=false"]))
+    assert core.runner.num_host_blocks == 0
+    assert info.rules["host KV blocks"] == "none (batcher.use.swap=false)"
+    core.close()
+    core, info = build_engine(load_config(TINY))
+    assert core.runner.num_host_blocks == 0 and "host KV blocks" not in info.rules
+    core.close()
+
+
+def test_more_host_memory_than_there_is_does_not_start() -> None:
+    with pytest.raises(ValueError, match=r"swapped KV|cache.host_gib"):
+        build_engine(load_config([*TINY, "cache.host_gib=100000"]))
+
+
+def test_a_gpu_of_its_own_has_host_memory_too() -> None:
+    assert load_config(["preset=cuda"]).cache.host_gib == 8.0
+    assert load_config([]).cache.host_gib == 0.0
+
+
 def test_buckets_are_configured_or_learned() -> None:
     said = start()
     config = load_config(["graphs.decode_buckets=[1,7]", "batcher.max_step_tokens=256"])

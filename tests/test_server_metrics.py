@@ -46,6 +46,8 @@ async def values(stats: EngineStats, ready: bool = True) -> dict[str, float]:
         ("prelude_step_overhead_seconds", 0.001),
         ("prelude_step_budget_seconds", 0.05),
         ("prelude_num_parks_total", 2),
+        ("prelude_num_swaps_total", 11),
+        ("prelude_kv_blocks_swapped_total", 120),
     ],
 )
 async def test_engine_statistics(name: str, value: float) -> None:
@@ -68,6 +70,8 @@ async def test_engine_statistics(name: str, value: float) -> None:
         overhead_ms=1.0,
         budget_ms=50.0,
         num_parks=2,
+        num_swaps=11,
+        num_swapped_blocks=120,
     )
     assert (await values(stats))[name] == pytest.approx(value)
 

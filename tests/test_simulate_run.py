@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from prelude.conf.schema import BatcherConfig
+from prelude.conf.schema import BatcherConfig, MechanismsConfig
 from prelude.conf.simulate import Labels, Limit, Routing, SimArrival, SimClass, SimulateConfig
 from prelude.simulate.fleet import build, play
 from prelude.simulate.metrics import jain
@@ -195,6 +195,32 @@ def test_memory_that_runs_short_costs_work() -> None:
     result = simulate(plain(rate=60.0, on=on, batcher=batcher))
     assert result.total.num_completed == 120
     assert result.total.num_preemptions > 0 and result.steps.wasted_ms > 0.0
+
+
+def test_host_memory_spares_computing_again() -> None:
+    on = device(num_blocks=220, max_seqs=64)
+    batcher = BatcherConfig(max_step_tokens=512, headroom=0)
+    kept = replace(on, host_blocks=500, swap_ms=0.05)
+    plain_steps, steps = (
+        simulate(plain(rate=60.0, on=each, batcher=batcher)).steps for each in (on, kept)
+    )
+    assert (plain_steps.num_swaps, plain_steps.copy_ms) == (0, 0.0)
+    assert steps.num_swaps > 0 and steps.copy_ms > 0.0
+    assert steps.wasted_ms + steps.copy_ms < 0.5 * plain_steps.wasted_ms
+
+
+def test_swapping_can_be_switched_off() -> None:
+    on = device(num_blocks=220, max_seqs=64, host_blocks=500)
+    use = MechanismsConfig(swap=False)
+    batcher = BatcherConfig(max_step_tokens=512, headroom=0, use=use)
+    steps = simulate(plain(rate=60.0, on=on, batcher=batcher)).steps
+    assert steps.num_swaps == 0 and steps.wasted_ms > 0.0
+
+
+@pytest.mark.parametrize("changes", [{"host_blocks": -1}, {"swap_ms": -0.1}])
+def test_less_than_nothing_on_the_host_is_refused(changes: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=f"device.{next(iter(changes))}"):
+        simulate(small(on=device(**changes)))
 
 
 def test_labels_do_not_change_what_fcfs_does() -> None:

@@ -10,7 +10,7 @@ from prelude.runner.protocol import Runner
 from prelude.simulate.prices import analytic
 from prelude.simulate.prompts import EOS_ID
 from prelude.simulate.runner import SimClock, SimRunner, Truth
-from prelude.types.plan import BucketKey, Launch, Plan, Row, SlotAdmit
+from prelude.types.plan import BlockCopy, BucketKey, Launch, Plan, Row, SlotAdmit
 from prelude.types.prices import Sums
 from prelude.types.request import SamplingParams
 from tests.simulations import device
@@ -55,6 +55,16 @@ def step(runner: SimRunner, *launches: Launch, **plan: tuple[object, ...]) -> fl
 def test_it_is_a_runner() -> None:
     runner: Runner = make_runner()[0]
     assert runner.depth == 1 and runner.prices is TABLE
+
+
+def test_copies_take_time() -> None:
+    runner, clock = make_runner(Truth(TABLE, bias=2.0))
+    runner.swap_ms = 0.25
+    copy = BlockCopy((1, 2, 3), (0, 1, 2))
+    runner.submit(Plan(copies_out=(copy,), copies_in=(copy,)))
+    output = runner.collect()
+    assert output.copy_ms == output.run_ms == runner.copy_ms == runner.busy_ms == 3.0
+    assert clock.now_s == pytest.approx(0.003) and output.sampled == ()
 
 
 def test_a_step_lasts_as_long_as_the_list_says() -> None:

@@ -6,7 +6,14 @@ import pytest
 import torch
 
 from prelude.cache.layout import KVLayout
-from prelude.cache.sizing import Memory, PoolSize, check_weights, host_memory_bytes, size_pool
+from prelude.cache.sizing import (
+    Memory,
+    PoolSize,
+    check_weights,
+    host_memory_bytes,
+    num_host_blocks,
+    size_pool,
+)
 from prelude.conf.schema import CacheConfig
 
 MIB = 2**20
@@ -74,6 +81,26 @@ def test_more_than_there_is_names_the_consumers_and_says_what_would_fit() -> Non
         "Set cache.num_blocks=7424, which would fit (model.max_len=118768 at most)"
     )
     assert size(CacheConfig(num_blocks=7424), memory=memory).num_blocks == 7424
+
+
+def test_host_memory_is_turned_into_blocks() -> None:
+    assert num_host_blocks(CacheConfig(), MIB, 8 * GIB) == 0
+    assert num_host_blocks(CacheConfig(host_gib=2.5), MIB, 8 * GIB) == 2560
+    assert num_host_blocks(CacheConfig(host_gib=0.0009), MIB, 0) == 0
+    assert num_host_blocks(CacheConfig(host_gib=8.0), 3 * MIB, 8 * GIB) == 8 * 1024 // 3
+
+
+def test_more_host_memory_than_there_is_is_an_error_with_numbers() -> None:
+    with pytest.raises(ValueError, match=r"cache.host_gib=8.0: only 7.50 GiB of host memory"):
+        num_host_blocks(CacheConfig(host_gib=8.0), MIB, 15 * GIB // 2)
+
+
+def test_on_cpu_both_pools_share_one_memory() -> None:
+    memory = Memory(swapped=3 * GIB)
+    assert memory.reserved_bytes == 3 * GIB
+    half = size(CacheConfig(max_gib=64.0), free_gib=9.0, max_seqs=1000, memory=memory)
+    assert half.num_blocks == 3 * 1024
+    assert "swapped KV 3.00 GiB" in memory.described(GIB)
 
 
 def test_what_steps_need_is_left_free() -> None:
