@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from prelude.conf.bench import EngineBenchConfig, PricesBenchConfig, ServeBenchConfig
 from prelude.conf.schema import Config
 from prelude.conf.simulate import SimulateConfig
+from prelude.conf.sweep import ServeSweepConfig, SweepConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,4 +50,8 @@ SIMULATE = Command(
         "device": "simulate/device@_global_",
         "batcher": "batcher",
     },
+)
+SWEEP = Command(SweepConfig, "sweep", {"sweep": "sweep"})
+SWEEP_SERVE = Command(
+    ServeSweepConfig, "sweep_serve", {"workload": "bench/serve@bench", **_ENGINE_GROUPS}
 )

@@ -251,7 +251,7 @@ def _open_parent(name: str, keys: Mapping[str, Key]) -> str | None:
 
 def _sweep_message(override: Override) -> str:
     return (
-        f"{override.input_line}: several values; only `prelude bench ... -m` sweeps."
+        f"{override.input_line}: several values; only `prelude sweep` takes them."
         " Write a list as [a,b] and quote text that contains a comma"
     )
 

@@ -25,6 +25,7 @@ COMMANDS = {
     "generate": Command("prelude.commands.generate", "continue a prompt on stdout"),
     "bench": Command("prelude.commands.bench", "measure a server or the engine"),
     "simulate": Command("prelude.commands.simulate", "play traffic through the batcher alone"),
+    "sweep": Command("prelude.commands.sweep", "run many points of a configuration and compare"),
     "config": Command("prelude.commands.config", "print the configuration and its sources"),
     "cache": Command("prelude.commands.cache", "list, carry along or clear what starts leave"),
     "version": Command("prelude.commands.version", "print the version"),

@@ -63,7 +63,9 @@ def test_version(capsys: Capture, argv: list[str]) -> None:
 
 def test_unknown_commands(capsys: Capture) -> None:
     assert refusal(capsys, "serv") == "serv: unknown command; did you mean serve?"
-    assert "there are serve, generate, bench, simulate, config, cache, version" in refusal(capsys, "zzz")
+    assert "there are serve, generate, bench, simulate, sweep, config, cache, version" in refusal(
+        capsys, "zzz"
+    )
 
 
 @pytest.mark.parametrize("command", ["serve", "generate", "config", "bench serve", "bench engine"])
@@ -161,15 +163,10 @@ def test_bench_lists_its_benchmarks(capsys: Capture) -> None:
     assert "bench nothing: unknown benchmark" in capsys.readouterr().err
 
 
-def test_bench_out_is_for_sweeps(capsys: Capture) -> None:
-    with pytest.raises(SystemExit) as caught:
-        main(["bench", "serve", "--out", "x"])
-    assert caught.value.code == 2
-    assert "result=FILE" in capsys.readouterr().err
-
-
-def test_a_list_without_multirun_says_how(capsys: Capture) -> None:
-    assert "bench ... -m" in refusal(capsys, "bench", "serve", "rate=1,2")
+@pytest.mark.parametrize("command", ["bench serve", "bench engine", "simulate"])
+def test_several_values_are_for_sweeps(capsys: Capture, command: str) -> None:
+    key = {"bench serve": "rate", "simulate": "traffic.load"}.get(command, "runner.threads")
+    assert "only `prelude sweep`" in refusal(capsys, *command.split(), f"{key}=1,2")
 
 
 class Failing:

@@ -19,7 +19,16 @@ from hypothesis import strategies as st
 from omegaconf import DictConfig, OmegaConf
 
 from prelude.conf.bench import EngineBenchConfig, LengthKind, ServeBenchConfig
-from prelude.conf.command import BENCH_ENGINE, BENCH_PRICES, BENCH_SERVE, ENGINE, Command
+from prelude.conf.command import (
+    BENCH_ENGINE,
+    BENCH_PRICES,
+    BENCH_SERVE,
+    ENGINE,
+    SIMULATE,
+    SWEEP,
+    SWEEP_SERVE,
+    Command,
+)
 from prelude.conf.compose import ConfigError, parse_overrides
 from prelude.conf.keys import list_keys, show
 from prelude.conf.load import config_digest, explain, load, load_config
@@ -201,8 +210,8 @@ def test_random_shapes_carry_everything_a_checkpoint_would() -> None:
         ("server=3", "no such option"),
         ("cache.block_size={a: 1}", "cache.block_size"),
         ("server.port", "server.port: expected KEY=VALUE or GROUP=OPTION"),
-        ("server.port=1,2", "only `prelude bench ... -m` sweeps"),
-        ("model=demo,tiny", "only `prelude bench ... -m` sweeps"),
+        ("server.port=1,2", "only `prelude sweep` takes them"),
+        ("model=demo,tiny", "only `prelude sweep` takes them"),
         ("model.path=a=b(", "quote it, as in 'model.path=\"a=b(\"'"),
         ("~server.port", "only entries of a mapping can be removed"),
         ("~model.hf_config.nothing", "only entries of a mapping can be removed"),
@@ -408,12 +417,9 @@ def test_yaml_never_says_yes_or_no() -> None:
 
 
 def test_every_yaml_file_is_reachable() -> None:
-    folders = {
-        g.partition("@")[0]
-        for c in (ENGINE, BENCH_SERVE, BENCH_ENGINE, BENCH_PRICES)
-        for g in c.groups.values()
-    }
-    primaries = {c.primary for c in (ENGINE, BENCH_SERVE, BENCH_ENGINE, BENCH_PRICES)}
+    commands = (ENGINE, BENCH_SERVE, BENCH_ENGINE, BENCH_PRICES, SIMULATE, SWEEP, SWEEP_SERVE)
+    folders = {g.partition("@")[0] for c in commands for g in c.groups.values()}
+    primaries = {c.primary for c in commands}
     for path in (ROOT / "conf").rglob("*.yaml"):
         name = path.relative_to(ROOT / "conf").with_suffix("")
         assert str(name) in primaries or str(name.parent) in folders, name

@@ -38,6 +38,7 @@ FLOORS = {
     "prelude.llm": 6,
     "prelude.server": 6,
     "prelude.simulate": 6,
+    "prelude.sweep": 6,
 }
 
 # Neither torch nor transformers may be loaded by importing these.
@@ -52,11 +53,13 @@ LIGHT = [
     "prelude.commands.generate",
     "prelude.commands.serve",
     "prelude.commands.simulate",
+    "prelude.commands.sweep",
     "prelude.conf.load",
     "prelude.models.paths",
     "prelude.server.app",
     "prelude.server.main",
     "prelude.simulate.run",
+    "prelude.sweep.run",
     "prelude.text",
     "prelude.types.wire",
 ]

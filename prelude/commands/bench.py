@@ -1,9 +1,8 @@
-"""``prelude bench WHAT``: one run in this process, or with ``-m`` a sweep of runs."""
+"""``prelude bench WHAT``: one run in this process; `prelude sweep bench-WHAT` has many."""
 
 import importlib
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 from prelude.commands.parser import CommandParser
@@ -25,7 +24,6 @@ BENCHES = {
         (
             "prelude bench serve workload=smoke",
             "prelude bench serve base_url=http://127.0.0.1:9000/v1 rate=4 num_requests=500",
-            "prelude bench serve -m rate=1,2,4,8",
         ),
     ),
     "engine": Bench(
@@ -35,7 +33,6 @@ BENCHES = {
         (
             "prelude bench engine",
             "prelude bench engine model=qwen3_0_6b workload=full",
-            "prelude bench engine -m runner.threads=1,2",
         ),
     ),
     "prices": Bench(
@@ -57,23 +54,7 @@ def run(argv: list[str]) -> int:
     parser = CommandParser(
         f"bench {name}", bench.summary, command=bench.command, examples=bench.examples
     )
-    parser.add_argument(
-        "-m",
-        "--multirun",
-        action="store_true",
-        help="one run, in a process of its own, for every combination of KEY=A,B,C"
-        " or KEY=range(1,9)",
-    )
-    parser.add_argument(
-        "--out", type=Path, metavar="FOLDER", help="of a sweep's results; default: runs/..."
-    )
     args = parser.parse_intermixed_args(argv[1:])
-    if args.out is not None and not args.multirun:
-        parser.error("--out is for sweeps (-m); a single run takes result=FILE")
-    if args.multirun:
-        from prelude.commands.sweep import sweep
-
-        return sweep(name, bench.command, args.overrides, args.config_dir, args.out)
 
     from prelude.conf.load import load
 
@@ -90,7 +71,7 @@ def _usage(argv: list[str]) -> int:
     out = sys.stdout if is_help else sys.stderr
     if argv and not is_help:
         print(f"prelude: error: bench {argv[0]}: unknown benchmark", file=out)
-    print("usage: prelude bench NAME [-m] [GROUP=OPTION | KEY=VALUE ...]\n", file=out)
+    print("usage: prelude bench NAME [GROUP=OPTION | KEY=VALUE ...]\n", file=out)
     for name, bench in BENCHES.items():
         print(f"  {name:<8}{bench.summary}", file=out)
     print("\nprelude bench NAME --help lists the groups and keys that NAME takes.", file=out)

@@ -11,7 +11,8 @@ from prelude.conf.keys import list_keys, show
 
 
 class CommandParser(argparse.ArgumentParser):
-    """``prelude NAME``. With a ``command`` it takes overrides and ``--config-dir``."""
+    """``prelude NAME``. With a ``command`` it takes overrides and ``--config-dir``; the keys and
+    groups of ``also`` are listed beside its own."""
 
     def __init__(
         self,
@@ -19,6 +20,7 @@ class CommandParser(argparse.ArgumentParser):
         description: str,
         *,
         command: Command | None = None,
+        also: Command | None = None,
         examples: Sequence[str] = (),
     ) -> None:
         super().__init__(
@@ -27,7 +29,7 @@ class CommandParser(argparse.ArgumentParser):
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
         )
-        self._command = command
+        self._commands = [item for item in (command, also) if item is not None]
         self._examples = examples
         if command is not None:
             self.add_argument(
@@ -53,9 +55,10 @@ class CommandParser(argparse.ArgumentParser):
         sections = []
         if self._examples:
             sections += ["examples:", *(f"  {line}" for line in self._examples), ""]
-        if self._command is not None:
-            sections += ["groups:", *_group_lines(self._command), ""]
-            sections += ["keys:", *_key_lines(self._command.schema)]
+        if self._commands:
+            groups = [line for command in self._commands for line in _group_lines(command)]
+            keys = [line for command in self._commands for line in _key_lines(command.schema)]
+            sections += ["groups:", *groups, "", "keys:", *keys]
         return "\n".join(sections)
 
 
