@@ -134,6 +134,19 @@ def test_host_memory_is_one_piece() -> None:
     assert [len(tensor) for tensor in LAYOUT.allocate_host(0, pinned=True)] == [0, 0, 0]
 
 
+def test_for_a_gpu_that_piece_is_pinned(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[tuple[int, ...], bool]] = []
+    empty = torch.empty
+
+    def noted(shape: tuple[int, ...], *, dtype: torch.dtype, pin_memory: bool) -> Tensor:
+        asked.append((shape, pin_memory))
+        return empty(shape, dtype=dtype)
+
+    monkeypatch.setattr(torch, "empty", noted)
+    assert len(LAYOUT.allocate_host(7, pinned=True)) == 3
+    assert asked == [((3, 7, 2, 2, 2, 4), True)]
+
+
 # Whole engines: little memory, much of it on the host, and not an answer that changes.
 
 

@@ -6,7 +6,7 @@ lie apart. On CUDA host memory is pinned, and nobody waits for a copy but what n
 """
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol, Self
 
@@ -14,10 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from prelude.cache.host import runs_of
+from prelude.cache.host import Run, runs_of
 from prelude.cache.layout import KVLayout
 from prelude.graphs.queue import Mark, Work
 from prelude.types.plan import BlockCopy, Plan
+
+_Copy = Callable[[Tensor, list[Run]], None]
 
 _CHUNK = 512  # blocks at a time: what a layer of them is gathered in takes device memory
 _TIMED = 64  # blocks
@@ -102,14 +104,12 @@ class Swapper:
             self._enqueue(self._put, block_ids, host_ids)
         return Copying(start, self._queue.mark())
 
-    def _enqueue(
-        self, copy: "_Copy", block_ids: tuple[int, ...], host_ids: tuple[int, ...]
-    ) -> None:
+    def _enqueue(self, copy: _Copy, block_ids: tuple[int, ...], host_ids: tuple[int, ...]) -> None:
         ids, runs = self._ids[: len(block_ids)], list(runs_of(host_ids))
         self._queue.upload(ids, np.array(block_ids, dtype=np.int64))
         self._queue.run(lambda: copy(ids, runs))
 
-    def _take(self, ids: Tensor, runs: list[tuple[int, int]]) -> None:
+    def _take(self, ids: Tensor, runs: list[Run]) -> None:
         for kv, host in zip(self._kv, self._host, strict=True):
             blocks, first = kv.index_select(0, ids), 0  # [ids, 2, block, kv_heads, head_dim]
             for start, end in runs:
@@ -117,7 +117,7 @@ class Swapper:
                 host[start:end].copy_(blocks[first:there], non_blocking=True)
                 first = there
 
-    def _put(self, ids: Tensor, runs: list[tuple[int, int]]) -> None:
+    def _put(self, ids: Tensor, runs: list[Run]) -> None:
         for kv, host in zip(self._kv, self._host, strict=True):
             blocks, first = kv.new_empty((len(ids), *kv.shape[1:])), 0
             for start, end in runs:
@@ -137,10 +137,6 @@ class Swapper:
             assert copying is not None
             times.append(copying.wait_ms() / plan.num_copies)
         return min(times)
-
-
-class _Copy(Protocol):
-    def __call__(self, ids: Tensor, runs: list[tuple[int, int]]) -> None: ...
 
 
 def _chunks(copies: Iterable[BlockCopy]) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:
