@@ -232,9 +232,15 @@ def test_prices_are_measured_as_errors() -> None:
 def test_steps_are_measured_by_shape() -> None:
     point = Interval(2.0, 1.0, 3.0)
     summary = Summary(3, 2.0, 1.0, 3.0, point, point, point)
-    timing = StepTiming("decode", 4, 4, 128, summary, 2000.0, summary, 1.0, 1.0, None, [])
+    rest: Any = (summary, 2000.0, summary, 1.0, 1.0, None, [])
+    timings = [
+        StepTiming("decode", 4, 4, 128, *rest),
+        StepTiming("prefill", 1, 512, 0, *rest),
+        StepTiming("prefill", 1, 128, 0, *rest),
+    ]
     environment: Any = None
-    result = EngineResult(environment, {}, "m", 1.0, {}, [timing], (1, 1), None, [])
+    result = EngineResult(environment, {}, "m", 1.0, {}, timings, (1, 1), None, [])
     values = {measure.name: measure.value for measure in measures_of(result)}
     assert values["decode_b4_c128.step_ms.p50"] == 2.0 and values["decode_b4_c128.tok_s"] == 2000.0
+    assert {"prefill_b1_t512_c0.tok_s", "prefill_b1_t128_c0.tok_s"} <= set(values)
     assert not any(name.endswith(".batch") for name in values)

@@ -2,6 +2,7 @@
 
 import builtins
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from prelude.conf.compose import ConfigError
 from prelude.conf.sweep import SweepOptions
 from prelude.sweep.outcome import Outcome
 from prelude.sweep.points import Point, space_of
-from prelude.sweep.search import objectives, problem, search
+from prelude.sweep.search import after_search, objectives, problem, search
 from prelude.sweep.targets import TARGETS
 from tests.sweeps import outcome
 
@@ -84,6 +85,20 @@ def test_two_objectives_and_one_that_should_be_high() -> None:
     made = found("batcher.deep_share=interval(0,1)", objectives=[OBJECTIVE, "total.req_s"])
     points, outcomes = search(made, 3, parabola)
     assert len(points) == len(outcomes) > 0
+
+
+def test_the_best_setting_is_put_on_top() -> None:
+    made = found("batcher.deep_share=interval(0,1)", "traffic.seed=1,2")
+    points, outcomes = search(made, 1, parabola)
+    options = after_search(made.options, made.space, points, outcomes)
+    best = min(outcomes, key=lambda item: item.values()[OBJECTIVE])
+    assert options.subject == [line for line in best.overrides if "deep_share" in line]
+    assert (options.headline, options.pareto) == ([OBJECTIVE], [])
+    mine = replace(made.options, subject=["a=1"], headline=["x"])
+    kept = after_search(mine, made.space, points, outcomes)
+    assert (kept.subject, kept.headline) == (["a=1"], ["x"])
+    lost = [outcome(point, {}, "no") for point in points]
+    assert after_search(mine, made.space, points, lost) == mine
 
 
 def test_trials_that_fail_do_not_end_the_search() -> None:

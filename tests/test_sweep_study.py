@@ -107,6 +107,24 @@ def test_headlines_ask_for_the_first_class_the_others_and_the_total() -> None:
     ]  # fmt: skip
 
 
+def test_the_class_with_most_requests_comes_first() -> None:
+    num = {"doc.num_sent": 5.0, "chat.num_sent": 80.0, "deep.num_sent": 15.0}
+    made = study(formula=lambda swept: {**num, **{f"{k[:-9]}.ttft_ms.p99": 1.0 for k in num}})
+    assert made.headline == ["chat.ttft_ms.p99", "deep.ttft_ms.p99", "doc.ttft_ms.p99"]
+
+
+def test_of_many_settings_the_best_are_shown() -> None:
+    lines = ["batcher.max_bypass=range(0,40)", "traffic.load=0.5,0.9"]
+
+    def formula(swept: dict[str, str]) -> dict[str, float]:
+        return {"chat.ttft_ms.p99": 100.0 - float(swept["batcher.max_bypass"])}
+
+    made = study(lines, SweepOptions(subject=["batcher.max_bypass=7"]), formula)
+    shown = [int(value) for ((_, value),) in made.shown]
+    assert shown == [0, 7, *range(30, 40)]
+    assert study().shown == study().settings
+
+
 def test_nothing_succeeded() -> None:
     of = space()
     chosen = points(of)
@@ -187,6 +205,7 @@ def test_words_say_what_happened_to_the_metric(factor: float, name: str, words: 
 def test_intervals_in_words() -> None:
     assert interval_words(Gain(2.0, None, None)) == ""
     assert interval_words(Gain(2.0, 1.5, 2.5)) == "1.50 \u2013 2.50\u00d7"
+    assert interval_words(Gain(0.98, 0.966, 0.9961)) == "0.966 \u2013 0.996\u00d7"
 
 
 def test_even_means_that_it_could_be_nothing() -> None:

@@ -17,7 +17,7 @@ _NINES = [(0.0, "min"), (0.5, "p50"), (0.9, "p90"), (0.99, "p99"), (0.999, "p99.
 def colours(study: Study) -> dict[Values, int]:
     """The baseline is 0, the subject 1, the others follow in their order."""
     first = [study.candidates[0], study.subject]
-    order = dict.fromkeys([*first, *study.settings])
+    order = dict.fromkeys([*first, *study.shown, *study.settings])
     is_own_baseline = study.candidates[0] == study.subject
     return {
         setting: number if number == 0 or not is_own_baseline else number + 1
@@ -28,7 +28,7 @@ def colours(study: Study) -> dict[Values, int]:
 def distributions(study: Study, regime: Values) -> Iterator[str]:
     """Percentiles of TTFT and end-to-end time, a panel for each class; the closer to 1, the more
     room a percentile gets."""
-    kinds = dict.fromkeys(name.split(".")[0] for name in study.metrics)
+    kinds = dict.fromkeys(name.split(".")[0] for name in study.headline)
     for metric, label in _SHOWN.items():
         for kind in kinds:
             drawn = list(_curves(study, regime, kind, metric))
@@ -126,7 +126,7 @@ def _front(
     signs = [-1.0 if is_higher_better(name) else 1.0 for name in names]
     best = set(undominated([(signs[0] * y, signs[1] * x) for _, _, y, x in places]))
     settings, regimes, colour = labels(study.settings), labels(study.regimes, ""), colours(study)
-    for setting in _back_to_front(study):
+    for setting in study.settings:
         mine = [(number, place) for number, place in enumerate(places) if place[0] == setting]
         yield Series(
             settings[setting],
@@ -171,7 +171,7 @@ def _is_number(text: str) -> bool:
 
 def _back_to_front(study: Study) -> list[Values]:
     """The subject is drawn last, on top."""
-    return sorted(study.settings, key=lambda setting: setting == study.subject)
+    return sorted(study.shown, key=lambda setting: setting == study.subject)
 
 
 def _with_unit(name: str) -> str:

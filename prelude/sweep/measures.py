@@ -12,6 +12,7 @@ from prelude.bench.result import (
     PricesResult,
     RequestSample,
     ServeResult,
+    StepTiming,
     Summary,
 )
 from prelude.simulate.result import SimulateResult
@@ -59,12 +60,18 @@ def measures_of(result: msgspec.Struct) -> list[Measure]:
         return [
             measure
             for timing in result.timings
-            for measure in _walk(f"{timing.kind}_b{timing.batch}_c{timing.context}", timing)
+            for measure in _walk(_shape(timing), timing)
             if measure.metric not in ("batch", "tokens", "context")
         ]
     assert isinstance(result, PricesResult)
     found = list(_walk("all", result.error))
     return found + [m for kind, error in result.errors.items() for m in _walk(kind, error)]
+
+
+def _shape(timing: StepTiming) -> str:
+    """A decode's new tokens are its rows."""
+    tokens = "" if timing.kind == "decode" else f"_t{timing.tokens}"
+    return f"{timing.kind}_b{timing.batch}{tokens}_c{timing.context}"
 
 
 def curves_of(samples: Sequence[RequestSample]) -> Curves:

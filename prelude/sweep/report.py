@@ -111,6 +111,7 @@ def render(
         sections=[section(study, regime) for regime in study.regimes[:MAX_REGIMES]],
         left_out=max(len(study.regimes) - MAX_REGIMES, 0),
         is_tuned=len(study.candidates) > 1,
+        num_hidden=len(study.settings) - len(study.shown),
         num_seeds=len(study.seeds),
         legend=_legend(study),
         loads=[Markup(text) for text in figures.over_loads(study)],
@@ -160,7 +161,7 @@ def section(study: Study, regime: Values) -> Section:
     """What every setting won and lost here."""
     names = labels(study.settings)
     baseline = study.baseline(regime)
-    others = [setting for setting in study.settings if setting != baseline]
+    others = [setting for setting in study.shown if setting != baseline]
     first = [baseline] if baseline is not None else []
     rows = []
     for name in study.headline:
@@ -227,7 +228,7 @@ def _baseline_name(study: Study) -> str:
 
 def _legend(study: Study) -> list[tuple[int, str]]:
     names, colour = labels(study.settings), figures.colours(study)
-    return [(colour[setting] % svg.NUM_COLOURS, names[setting]) for setting in study.settings]
+    return [(colour[setting] % svg.NUM_COLOURS, names[setting]) for setting in study.shown]
 
 
 def _table_head(study: Study, points: Sequence[Point]) -> list[str]:

@@ -26,7 +26,7 @@ from prelude.sweep.outcome import Outcome, load_outcome, save
 from prelude.sweep.points import Point, Space, grid, space_of
 from prelude.sweep.pool import MakePool, processes, run_all
 from prelude.sweep.report import write
-from prelude.sweep.search import problem, search
+from prelude.sweep.search import after_search, problem, search
 from prelude.sweep.targets import TARGETS
 from prelude.sweep.worker import Task
 
@@ -75,6 +75,7 @@ def sweep(
         else:
             at_once = max(plan.jobs // len(found.rest), 1)
             points, outcomes = search(found, at_once, lambda some: gather(plan, some, watch))
+            options = after_search(options, space, points, outcomes)
     print(write(plan.folder, plan.space, options, points, outcomes, plan.command))
     failed = sum(bool(outcome.error) for outcome in outcomes)
     if failed:

@@ -6,7 +6,7 @@ continued in the same folder proposes what it did before and finds the outcomes 
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -102,6 +102,29 @@ def objectives(outcomes: Sequence[Outcome], names: Sequence[str]) -> list[float]
                 f"sweep.objectives: no metric {name}; there are {', '.join(known[0])}"
             )
     return [float(np.mean([values[name] for values in known])) for name in names]
+
+
+def after_search(
+    options: SweepOptions, space: Space, points: Sequence[Point], outcomes: Sequence[Outcome]
+) -> SweepOptions:
+    """What the report puts on top where nobody said so: the objectives, and the setting with the
+    best mean of the first of them."""
+    tried: dict[Chosen, list[float]] = {}
+    for point, outcome in zip(points, outcomes, strict=True):
+        setting = tuple(pair for pair in point.swept if space.is_setting(pair[0]))
+        value = outcome.values().get(options.objectives[0])
+        if value is not None:
+            tried.setdefault(setting, []).append(value)
+    if not tried:
+        return options
+    choose = max if is_higher_better(options.objectives[0]) else min
+    best = choose(tried, key=lambda setting: float(np.mean(tried[setting])))
+    return replace(
+        options,
+        subject=options.subject or [f"{key}={value}" for key, value in best],
+        headline=options.headline or list(options.objectives),
+        pareto=options.pareto or (options.objectives if len(options.objectives) == 2 else []),
+    )
 
 
 def _unique(

@@ -17,6 +17,7 @@ from prelude.sweep.points import Point, Space
 Values = tuple[Assignment, ...]
 
 CONFIDENCE = 0.95
+MAX_SHOWN = 12
 
 
 class Gain(NamedTuple):
@@ -74,9 +75,12 @@ class Study:
         ]
         self._by_place = {(run.setting, run.regime, run.seed): run for run in self.runs}
         self.metrics = list(dict.fromkeys(name for run in self.runs for name in run.values))
-        self.headline = self.known(options.headline) or _default_headline(self.metrics)
+        self.headline = self.known(options.headline) or _default_headline(
+            self.metrics, self._kinds()
+        )
         self.candidates = self._matching("baseline", options.baseline, self.settings[:1])
         self.subject = self._matching("subject", options.subject, self.settings[-1:])[0]
+        self.shown = self._shown()
 
     def baseline(self, regime: Values) -> Values | None:
         """What to compare with here: of several candidates the one whose first headline metric
@@ -139,6 +143,30 @@ class Study:
                 raise ConfigError(f"{name}: no such metric; there are {', '.join(self.metrics)}")
         return list(names)
 
+    def _kinds(self) -> list[str]:
+        """Classes of traffic, or what else measures are of; the one with most requests first."""
+        kinds = dict.fromkeys(name.split(".")[0] for name in self.metrics)
+        num = {kind: sum(r.values.get(f"{kind}.num_sent", 0) for r in self.runs) for kind in kinds}
+        classes = [kind for kind in kinds if kind not in ("total", "run", "generator")]
+        return sorted(classes, key=lambda kind: -num[kind])
+
+    def _shown(self) -> list[Values]:
+        """All settings, or so many that a table and a plot can hold: a baseline, the subject, and
+        those with the best first headline metric over all regimes."""
+        if len(self.settings) <= MAX_SHOWN or not self.headline:
+            return self.settings[:MAX_SHOWN]
+        name = self.headline[0]
+        sign = -1.0 if is_higher_better(name) else 1.0
+
+        def rank(setting: Values) -> tuple[bool, float]:
+            found = [self.estimate(setting, regime, name) for regime in self.regimes]
+            known = [estimate.mean for estimate in found if estimate is not None]
+            is_wanted = setting in (self.candidates[0], self.subject)
+            return not is_wanted, sign * float(np.mean(known)) if known else np.inf
+
+        best = set(sorted(self.settings, key=rank)[:MAX_SHOWN])
+        return [setting for setting in self.settings if setting in best]
+
     def _matching(self, option: str, lines: Sequence[str], otherwise: list[Values]) -> list[Values]:
         if not lines:
             return otherwise
@@ -176,11 +204,9 @@ def _parts(space: Space, point: Point) -> tuple[Values, Values, str]:
     return setting, regime, dict(point.swept).get(space.target.seed, "")
 
 
-def _default_headline(metrics: Sequence[str]) -> list[str]:
+def _default_headline(metrics: Sequence[str], classes: Sequence[str]) -> list[str]:
     """What a reader asks first: is the first class fast, what do the others pay, is it less in
     all?"""
-    kinds = [kind for kind in dict.fromkeys(name.split(".")[0] for name in metrics)]
-    classes = [kind for kind in kinds if kind not in ("total", "run", "generator")]
     wanted = ["all.median", "all.p90"]
     for kind in classes[:1]:
         wanted += [f"{kind}.ttft_ms.p99", f"{kind}.ttft_ms.p50", f"{kind}.itl_ms.p99"]

@@ -70,7 +70,8 @@ def interval_words(gain: Gain) -> str:
     """Of the factor."""
     if gain.low is None or gain.high is None:
         return ""
-    return f"{gain.low:.2f} {DASH} {gain.high:.2f}{TIMES}"
+    places = 3 if abs(gain.low - 1) < 0.1 and abs(gain.high - 1) < 0.1 else 2
+    return f"{gain.low:.{places}f} {DASH} {gain.high:.{places}f}{TIMES}"
 
 
 def labels(values: Sequence[Values], empty: str = "all") -> dict[Values, str]:
