@@ -31,5 +31,5 @@ def _remaining(seq: SequenceView, limited: bool) -> float:
     if seq.prediction is None:
         return 0.0
     q50, q90 = remaining(seq.prediction, seq.num_output)
-    left = min(sqrt(q50 * q90), 600.0)
+    left = sqrt(q50 * q90)
     return min(left, float(seq.num_remaining)) if limited else left
