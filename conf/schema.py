@@ -185,7 +185,7 @@ class BatcherConfig:
     doc_ms: float | None = None  # of prompt alone, from which it is a document; null: 16 step_ms
     reserve: float = 0.1  # of the KV pool, that only fast sequences may be admitted to
     max_partials: int = 4  # prompts that may be half computed at once
-    fair_ms: float | None = None  # device time a client may be ahead; null: 50 step_ms
+    fair_ms: float | None = None  # device time a client may be ahead; null: 400 step_ms
     max_step_tokens: int = 512  # new tokens in a step; decodes and one min_chunk always run
     step_ms: float | None = None  # time budget while streams run; null: three decode steps, >= 50
     idle_step_ms: float | None = None  # the same while none does; null: ten times step_ms

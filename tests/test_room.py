@@ -175,15 +175,20 @@ def test_the_forecast_keeps_out_who_would_not_fit_later() -> None:
     view = View(
         running=running, waiting=[newcomer], num_available_blocks=100, num_usable_blocks=112
     )
-    assert plan(view).admit == ()
-    assert plan(view, roomy(off="forecast")).admit == (9,)
+    assert plan(view, roomy(quantum=300)).admit == ()
+    assert plan(view, roomy(off="forecast", quantum=300)).admit == (9,)
+    assert plan(view, roomy(quantum=50)).admit == (9,), "nobody looks further than a quantum"
     newcomer.num_remaining = 20  # ends before the other is long
-    assert plan(view).admit == (9,)
-    assert plan(view, roomy(off="contract")).admit == (), "which only the contract tells"
+    assert plan(view, roomy(quantum=300)).admit == (9,)
+    assert plan(view, roomy(off="contract", quantum=300)).admit == (), (
+        "which only the contract tells"
+    )
     newcomer.num_remaining, newcomer.prediction = 300, None
-    assert plan(view).admit == (9,), "of whom nothing is known, nothing is feared"
+    assert plan(view, roomy(quantum=300)).admit == (9,), (
+        "of whom nothing is known, nothing is feared"
+    )
     newcomer.prediction, newcomer.service_class = long, "fast"
-    assert plan(view).admit == (9,), "fast ones are not held up"
+    assert plan(view, roomy(quantum=300)).admit == (9,), "fast ones are not held up"
 
 
 # Evictions.

@@ -2,7 +2,7 @@
 
 1. Every fast sequence that decodes has its token.
 2. Deep ones take turns in a share of the step that nobody can take from them.
-3. Prompts, cheapest first for what they have waited, fast classes before others; one that is half
+3. Prompts, short ones before documents, in the order in which they are due; one that is half
    computed can be overtaken like any other.
 4. What time is left goes to the deep ones that have not had their turn.
 
@@ -14,8 +14,9 @@ Sources: Sarathi-Serve (OSDI 2024), LPRS (arXiv:2606.09061), FastServe (NSDI 202
 """
 
 from collections.abc import Iterable, Iterator
+from functools import partial
 from heapq import merge
-from itertools import chain, islice
+from itertools import chain, filterfalse, islice
 from math import inf
 from operator import attrgetter
 
@@ -37,16 +38,16 @@ def class_aware(
     """See ``Policy``."""
     step = Composer(view, prices, config, config.idle_step_ms, rank=rank)
     room = Room(step)
-    has_fast, has_others = _has_prompts(step, room)
-    has_prompts = has_fast or has_others
+    has_short, has_long = _has_prompts(step, room)
+    has_prompts = has_short or has_long
     step.decode([seq for seq in step.decoding if LANES[seq.service_class] == 0])
     step.budget_ms = _budget_ms(step, has_prompts=has_prompts)
     turns = _turns(step, state.rotor)
-    share = _share(step, has_fast=has_fast, has_others=has_others)
-    served = max(step.decodes_within(turns, step.ms_with(0) + share * step.budget_ms), 1)
+    deep_ms = _deep_ms(step, has_short=has_short, has_long=has_long)
+    served = max(step.decodes_within(turns, deep_ms), 1)
     step.decode(turns[:served])
     if has_prompts:
-        _prefill(step, room, has_both=has_fast and has_others)
+        _prefill(step, room, has_both=has_short and has_long)
     rest = [seq for seq in turns[served:] if seq.seq_id not in step.gone]
     extra = step.decodes_within(rest, step.budget_ms) if rest else 0
     step.decode(rest[:extra])
@@ -56,13 +57,14 @@ def class_aware(
 
 
 def _has_prompts(step: Composer, room: Room) -> tuple[bool, bool]:
-    """Are there prompts that may have a chunk, of fast sequences and of others?"""
-    line = step.view.line
-    partial = [LANES[seq.service_class] == 0 for seq in step.prefilling]
-    fast = bool(line("fast")) and room.has_slot(is_urgent=True)
-    others = bool(line("doc") or line("deep") or line("batch"))
-    others = others and room.has_slot(is_urgent=any(_is_late(step, seq) for seq in _heads(step)))
-    return fast or any(partial), others or not all(partial)
+    """Are there prompts that may have a chunk, short ones and long ones?"""
+    line, is_short = step.view.line, partial(_is_short, step)
+    resident = [is_short(seq) for seq in step.prefilling]
+    has_slot = room.has_slot(is_urgent=any(_is_late(step, seq) for seq in _heads(step)))
+    deep = [is_short(seq) for seq in islice(line("deep"), _MAX_SCAN)] if has_slot else []
+    short = any(resident) or any(deep) or (bool(line("fast")) and room.has_slot(is_urgent=True))
+    long = bool(line("doc") or line("batch")) and has_slot
+    return short, long or not all(resident) or not all(deep)
 
 
 def _budget_ms(step: Composer, *, has_prompts: bool) -> float:
@@ -73,12 +75,17 @@ def _budget_ms(step: Composer, *, has_prompts: bool) -> float:
         return rules.idle_ms
     if not rules.use.budget:
         return inf
-    names = {seq.service_class for seq in step.decoding}
-    target_ms = min([rules.itl_ms[name] for name in names])
-    promised = rules.deep_share if "deep" in names else 0.0
+    target_ms = _target_ms(step)
+    has_deep = any(seq.service_class == "deep" for seq in step.decoding)
+    promised = rules.deep_share if has_deep else 0.0
     if has_prompts:
         promised += _PROMPT_QUANTUM
     return max(target_ms, step.ms_with(0) + promised * target_ms)
+
+
+def _target_ms(step: Composer) -> float:
+    """The tightest of the classes that decode; there are some."""
+    return min([step.config.rules.itl_ms[seq.service_class] for seq in step.decoding])
 
 
 def _turns(step: Composer, rotor: int) -> list[SequenceView]:
@@ -98,42 +105,55 @@ def _rotated(seqs: list[SequenceView], rotor: int) -> list[SequenceView]:
     return seqs[first:] + seqs[:first]
 
 
-def _share(step: Composer, *, has_fast: bool, has_others: bool) -> float:
-    """Of the budget, that deep sequences are sure of. Against documents it is the other way
-    round: they have that share."""
-    if has_fast:
-        return step.config.rules.deep_share
-    return 1.0 - step.config.rules.deep_share if has_others else 1.0
+def _deep_ms(step: Composer, *, has_short: bool, has_long: bool) -> float:
+    """How long the step may become with those deep tokens that come before prompts. Against
+    documents it is the other way round: these have the deep ones' share."""
+    budget_ms, deep_share = step.budget_ms, step.config.rules.deep_share
+    if not step.decoding or not (has_short or has_long):
+        return budget_ms
+    share, kept = (deep_share, _PROMPT_QUANTUM) if has_short else (1.0 - deep_share, deep_share)
+    return min(step.ms_with(0) + share * budget_ms, budget_ms - kept * _target_ms(step))
 
 
 def _prefill(step: Composer, room: Room, *, has_both: bool) -> None:
-    """Fast prompts first, as far as the others keep their share; then these, then fast ones
-    again. The first to get a chunk gets ``min_chunk`` tokens whatever time is left, so that
-    prompts always move."""
+    """Short prompts first, as far as the long ones keep their share; then these, then short ones
+    again. Before all of them come those at the head of a line that have waited too long, or
+    fast ones could take every slot that is free. The first to get a chunk gets ``min_chunk``
+    tokens whatever time is left, so that prompts always move."""
     at_least = step.config.min_chunk
+    prompt_share = step.config.rules.prompt_share
     if not step.config.rules.use.interleave:
         at_least = _fill(step, room, step.prefilling, at_least)
-    step.share(1.0 - step.config.rules.prompt_share if has_both else 1.0)
-    at_least = _fill(step, room, _fast(step), at_least)
+    if has_both and (late := [seq for seq in _heads(step) if _is_late(step, seq)]):
+        step.share(prompt_share)
+        at_least = _fill(step, room, late, at_least)
+    step.share(1.0 - prompt_share if has_both else 1.0)
+    at_least = _fill(step, room, _short(step), at_least)
     step.share(1.0)
-    at_least = _fill(step, room, _others(step), at_least)
+    at_least = _fill(step, room, _long(step), at_least)
     if has_both:
-        _fill(step, room, _fast(step), at_least)
+        _fill(step, room, _short(step), at_least)
 
 
-def _fast(step: Composer) -> Iterator[SequenceView]:
-    partial = sorted([seq for seq in step.prefilling if not LANES[seq.service_class]], key=_due)
-    return _fair(step, merge(partial, step.view.line("fast"), key=_due))
+def _is_short(step: Composer, seq: SequenceView) -> bool:
+    """What a deep sequence has to compute before it goes on may be a document by now."""
+    name = seq.service_class
+    return name == "fast" or (name == "deep" and seq.cost_ms <= step.config.rules.doc_ms)
 
 
-def _others(step: Composer) -> Iterator[SequenceView]:
-    """``batch`` has what documents and deep ones leave, unless it has waited too long."""
-    partial = sorted([seq for seq in step.prefilling if LANES[seq.service_class]], key=_due)
-    line = step.view.line
+def _short(step: Composer) -> Iterator[SequenceView]:
+    is_short, line = partial(_is_short, step), step.view.line
+    resident = sorted(filter(is_short, step.prefilling), key=_due)
+    return _fair(step, merge(resident, line("fast"), filter(is_short, line("deep")), key=_due))
+
+
+def _long(step: Composer) -> Iterator[SequenceView]:
+    """``batch`` has what others leave, unless it has waited too long."""
+    is_short, line = partial(_is_short, step), step.view.line
+    resident = sorted(filterfalse(is_short, step.prefilling), key=_due)
+    deep = filterfalse(is_short, line("deep"))
     late = [seq for seq in line("batch")[:1] if _is_late(step, seq)]
-    return _fair(
-        step, chain(late, merge(partial, line("doc"), line("deep"), key=_due), line("batch"))
-    )
+    return _fair(step, chain(late, merge(resident, line("doc"), deep, key=_due), line("batch")))
 
 
 def _heads(step: Composer) -> Iterator[SequenceView]:

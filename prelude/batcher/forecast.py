@@ -5,16 +5,20 @@ has grown by what was left of it, and so have all that outlive it.
 """
 
 from collections.abc import Iterable
-from math import sqrt
+from math import inf, sqrt
 
 from prelude.batcher.lengths import remaining
 from prelude.batcher.view import SequenceView
 
 
-def peak_blocks(seqs: Iterable[SequenceView], block_size: int, *, limited: bool) -> float:
-    """Most blocks that these sequences are expected to hold at any later time; ``limited`` says
-    that ``max_tokens`` may be looked at. O(n log n)."""
-    futures = sorted([(_remaining(seq, limited), seq.num_tokens) for seq in seqs], reverse=True)
+def peak_blocks(
+    seqs: Iterable[SequenceView], block_size: int, *, limited: bool, horizon: float = inf
+) -> float:
+    """Most blocks that these sequences are expected to hold at any later time, ``horizon`` tokens
+    each from now; ``limited`` says that ``max_tokens`` may be looked at. O(n log n)."""
+    futures = sorted(
+        [(min(_remaining(seq, limited), horizon), seq.num_tokens) for seq in seqs], reverse=True
+    )
     peak = held = 0.0
     for number, (left, num_tokens) in enumerate(futures, 1):
         held += num_tokens

@@ -106,8 +106,12 @@ class Room:
         if not self._rules.use.forecast:
             return True
         usable = step.view.num_usable_blocks - self._reserve
-        limited = self._rules.use.contract
-        peak = peak_blocks([*step.holders, seq], step.view.block_size, limited=limited)
+        peak = peak_blocks(
+            [*step.holders, seq],
+            step.view.block_size,
+            limited=self._rules.use.contract,
+            horizon=self._rules.quantum,
+        )
         return peak <= usable
 
     def _has_share(self, seq: SequenceView, hit: PrefixHit) -> bool:

@@ -9,8 +9,9 @@ from prelude.types.prices import PriceTable, Sums
 from prelude.types.service import SERVICE_CLASSES, ServiceClass
 
 _PROBATION_TOKENS = 192
+_SURELY_DEEP = 4
 _DOC_STEPS = 16.0
-_FAIR_STEPS = 50.0
+_FAIR_STEPS = 400.0
 _INEFFICIENCY = 0.1
 _MIN_STEP_MS = 50.0
 _DECODES_A_STEP = 3
@@ -20,11 +21,13 @@ _IDLE_FACTOR = 10
 @dataclass(frozen=True, slots=True)
 class Rules:
     """``BatcherConfig`` with all that follows from the prices. ``quantum`` is the probation in
-    output tokens, ``doc_ms`` the price of a prompt from which it is a document, ``itl_ms`` the
-    longest step that each class puts up with, ``idle_ms`` the longest step while nobody decodes:
-    just long enough for prompts to be computed well."""
+    output tokens, ``deep_tokens`` what an answer must be known to have to go without; ``doc_ms``
+    the price of a prompt from which it is a document, ``itl_ms`` the longest step that each class
+    puts up with, ``idle_ms`` the longest step while nobody decodes: just long enough for prompts
+    to be computed well."""
 
     quantum: int = _PROBATION_TOKENS
+    deep_tokens: int = _SURELY_DEEP * _PROBATION_TOKENS
     doc_ms: float = inf
     itl_ms: Mapping[ServiceClass, float] = field(default_factory=dict)
     idle_ms: float = inf
@@ -54,8 +57,10 @@ def rules_of(batcher: BatcherConfig, prices: PriceTable, step_ms: float) -> Rule
     classes: dict[ServiceClass, ClassConfig] = {
         name: getattr(batcher.classes, name) for name in SERVICE_CLASSES
     }
+    quantum = max(int(probation_ms / decode_ms), 1)
     return Rules(
-        quantum=max(int(probation_ms / decode_ms), 1),
+        quantum=quantum,
+        deep_tokens=_SURELY_DEEP * quantum,
         doc_ms=batcher.doc_ms or _DOC_STEPS * step_ms,
         itl_ms={name: config.itl_ms or step_ms for name, config in classes.items()},
         idle_ms=max(step_ms, _efficient_ms(prices, batcher.max_step_tokens)),

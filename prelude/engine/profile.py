@@ -65,7 +65,7 @@ class Profile:
     def predictor(self, rules: Rules) -> Predictor:
         """A predictor of lengths that knows what earlier engines have learned; ``save`` keeps what
         it learns."""
-        self._predictor = Predictor(rules.quantum, contract=rules.use.contract)
+        self._predictor = Predictor(rules.deep_tokens, contract=rules.use.contract)
         if self._path is not None:
             self._predictor.load(_lengths_path(self._path))
         return self._predictor

@@ -47,7 +47,7 @@ class Hints(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 class Prediction(NamedTuple):
     """Output tokens of a request in all: median and 90th percentile, and the probability that
-    there are more than a probation's worth of them."""
+    there are far more than a probation's worth of them."""
 
     q50: float
     q90: float
