@@ -28,10 +28,9 @@ class SweepOptions:
     trials: int = 30  # of a search: settings to try, each under all swept traffic and seeds
     search_seed: int = 0
     objectives: list[str] = field(default_factory=list)  # of a search; default: headline's first
-    baseline: list[str] = field(default_factory=list)  # swept values to compare with; several
-    # settings that have them: the best of each regime; default: the first setting
-    subject: list[str] = field(default_factory=list)  # swept values to put on top; default: the
-    # last setting
+    baseline: list[str] = field(default_factory=list)  # "KEY=VALUE"; default: the first setting
+    held_out: list[int] = field(default_factory=list)  # seeds that only choose among baselines
+    subject: list[str] = field(default_factory=list)  # "KEY=VALUE", on top; default: last setting
     headline: list[str] = field(default_factory=list)  # metrics to compare; default: by target
     pareto: list[str] = field(default_factory=list)  # two metrics; default: by target
     resamples: int = 1000  # of the bootstrap over seeds

@@ -27,7 +27,7 @@ from prelude.sweep.outcome import Outcome
 from prelude.sweep.points import grid, space_of
 from prelude.sweep.pool import MakePool
 from prelude.sweep.targets import TARGETS, server_arguments
-from prelude.sweep.worker import Task, run_task
+from prelude.sweep.worker import Task, lost, run_task
 
 Capture = pytest.CaptureFixture[str]
 FEW = [
@@ -123,6 +123,8 @@ def test_a_point_that_fails_is_in_the_table_and_run_again(
         (["sweep.timeout_s=0"], "sweep.timeout_s: must be between"),
         (["sweep.pareto=[a]"], "sweep.pareto: two metrics"),
         (["sweep=nothing"], "no such option"),
+        (['sweep.baseline=["batcher.policy=fcfs"]'], "no swept setting has batcher.policy"),
+        (["mix=m4,m4", 'sweep.subject=["mix=m4"]'], "no swept setting has mix=m4"),
         (["batcher.deep_share=interval(0,1)"], "sweep.search=optuna"),
     ],
 )
@@ -134,6 +136,24 @@ def test_what_is_wrong_is_said_before_anything_runs(
     err = capsys.readouterr().err
     assert message in err and len(err.splitlines()) == 1
     assert ran == [] and not out.exists()
+
+
+def test_keys_of_other_peoples_servers_are_nowhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def here(tasks: Any, jobs: int, make: MakePool) -> Any:
+        for task in tasks:
+            assert task.config.api_key == "s3cret"
+            yield lost(task, "nobody there")
+
+    monkeypatch.setattr(run, "run_all", here)
+    out = tmp_path / "out"
+    argv = ["sweep", "bench-serve", "api_key=s3cret", "rate=1,2", f"sweep.out={out}"]
+    assert main(argv) == 1
+    files = [path for path in out.rglob("*") if path.is_file()]
+    assert len(files) == 5
+    assert not any("s3cret" in path.read_text() for path in files)
+    assert "api_key=..." in (out / "report.html").read_text()
 
 
 def test_without_a_folder_there_is_a_new_one(

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from prelude.conf.compose import ConfigError
 from prelude.conf.sweep import SweepOptions
 from prelude.sweep.measures import is_higher_better, metric_of
-from prelude.sweep.study import Gain, Study, bootstrap, undominated
+from prelude.sweep.study import Gain, Study, bootstrap, check_choices, undominated
 from prelude.sweep.words import amount, digits, gain_words, interval_words, labels, metric_name
 from tests.sweeps import LINES, outcome, outcomes, points, space, study
 
@@ -87,6 +87,30 @@ def test_of_several_baselines_the_best_of_each_regime_is_compared_with() -> None
     chosen = [made.baseline(regime) for regime in (LOW, HIGH)]
     assert [dict(setting or ())["batcher.max_step_tokens"] for setting in chosen] == ["128", "2048"]
     assert all(dict(setting or ())["batcher.policy"] == "fcfs" for setting in chosen)
+
+
+def test_held_out_seeds_choose_the_baseline_and_nothing_else() -> None:
+    lines = ("batcher.policy=fcfs,class_aware", "batcher.max_step_tokens=1,2", LINES[2])
+
+    def formula(swept: dict[str, str]) -> dict[str, float]:
+        first = swept["batcher.max_step_tokens"] == "1"
+        held_out = swept["traffic.seed"] in ("2", "3")
+        return {"chat.ttft_ms.p99": 10.0 if first == held_out else 20.0}
+
+    made = study(lines, SweepOptions(baseline=["batcher.policy=fcfs"], held_out=[2, 3]), formula)
+    chosen = made.baseline(())
+    assert chosen is not None and dict(chosen)["batcher.max_step_tokens"] == "1"
+    assert list(made.by_seed(chosen, (), "chat.ttft_ms.p99").values()) == [20.0, 20.0]
+    estimate = made.estimate(chosen, (), "chat.ttft_ms.p99")
+    assert estimate is not None and estimate.mean == 20.0
+
+
+@pytest.mark.parametrize("seeds", [[9], [0, 1, 2, 3]])
+def test_held_out_seeds_are_some_of_the_swept(seeds: list[int]) -> None:
+    of = space()
+    check_choices(of, SweepOptions(held_out=[0]), points(of))
+    with pytest.raises(ConfigError, match=r"sweep.held_out: must be some, and not all"):
+        check_choices(of, SweepOptions(held_out=seeds), points(of))
 
 
 def test_what_the_options_name_has_to_exist() -> None:

@@ -13,7 +13,8 @@ from prelude.sweep.targets import Target
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """``swept`` are the values of what is swept; equal configurations have equal digests."""
+    """``swept`` are the values of what is swept; equal configurations have equal digests.
+    ``overrides`` can be shown: keys to other people's servers are only in ``config``."""
 
     swept: tuple[Assignment, ...]
     overrides: tuple[str, ...]
@@ -55,7 +56,8 @@ class Space:
         config: Any = load(self.target.command, schema, lines, config_dirs=self.config_dirs)
         self.target.check(config)
         swept = tuple((axis.key, values[axis.key]) for axis in self.swept)
-        return Point(swept, lines, config, config_digest(config))
+        shown = tuple(map(without_secret, lines))
+        return Point(swept, shown, config, config_digest(config))
 
 
 def space_of(
@@ -83,6 +85,12 @@ def grid(space: Space, max_points: int) -> list[Point]:
         num *= len(axis.values)
     bounded(num, max_points)
     return list(_points(space))
+
+
+def without_secret(line: str) -> str:
+    """An override whose value nobody should read, without it."""
+    name, equals, _ = line.partition("=")
+    return f"{name}=..." if equals and name.rpartition(".")[2].lstrip("+") == "api_key" else line
 
 
 def bounded(num: int, max_points: int) -> None:

@@ -17,7 +17,7 @@ from prelude.conf.sweep import SweepOptions
 from prelude.sweep import figures, svg
 from prelude.sweep.measures import is_higher_better
 from prelude.sweep.outcome import Outcome
-from prelude.sweep.points import Point, Space
+from prelude.sweep.points import Point, Space, without_secret
 from prelude.sweep.study import Gain, Study, Values
 from prelude.sweep.table import write_lines, write_table
 from prelude.sweep.words import amount, gain_words, interval_words, labels, metric_name
@@ -103,7 +103,9 @@ def render(
     return environment.from_string(page.joinpath("report.html.jinja").read_text()).render(
         title=options.title or _title(space),
         facts=_facts(study, outcomes),
-        fixed=[axis.line(axis.values[0]) for axis in space.axes if not axis.is_swept],
+        fixed=[
+            without_secret(axis.line(axis.values[0])) for axis in space.axes if not axis.is_swept
+        ],
         tiles=tiles(study),
         place=names[study.regimes[-1]] if study.regimes and study.regimes[-1] else "",
         subject=labels(study.settings)[study.subject] if study.settings else "",
@@ -111,6 +113,7 @@ def render(
         sections=[section(study, regime) for regime in study.regimes[:MAX_REGIMES]],
         left_out=max(len(study.regimes) - MAX_REGIMES, 0),
         is_tuned=len(study.candidates) > 1,
+        held_out=", ".join(map(str, options.held_out)),
         num_hidden=len(study.settings) - len(study.shown),
         num_seeds=len(study.seeds),
         legend=_legend(study),
@@ -211,7 +214,7 @@ def _facts(study: Study, outcomes: Sequence[Outcome]) -> list[str]:
         (len(outcomes), "point", "points"),
         (len(study.settings), "setting", "settings"),
         (len(study.regimes), "regime", "regimes"),
-        (len(study.seeds), "seed", "seeds"),
+        (len({*study.seeds, *study.choosing}), "seed", "seeds"),
     ]
     facts = [f"{num} {one if num == 1 else many}" for num, one, many in parts]
     return [*facts, f"{failed} failed"] if failed else facts
@@ -278,8 +281,10 @@ def _config(points: Sequence[Point]) -> str:
     if not points:
         return "{}"
     document: dict[str, Any] = asdict(points[0].config)
-    secrets = {"api_key": None} if "api_key" in document else {}
-    return json.dumps({**document, **secrets}, indent=1, default=str)
+    for part in (document, document.get("bench", {})):
+        if "api_key" in part:
+            part["api_key"] = None
+    return json.dumps(document, indent=1, default=str)
 
 
 def standalone(study: Study, panels: Sequence[str]) -> str:

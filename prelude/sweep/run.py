@@ -23,10 +23,11 @@ from rich.progress import (
 from prelude.conf.compose import ConfigError
 from prelude.conf.sweep import Search, SweepOptions
 from prelude.sweep.outcome import Outcome, load_outcome, save
-from prelude.sweep.points import Point, Space, grid, space_of
+from prelude.sweep.points import Point, Space, grid, space_of, without_secret
 from prelude.sweep.pool import MakePool, processes, run_all
 from prelude.sweep.report import write
 from prelude.sweep.search import after_search, problem, search
+from prelude.sweep.study import check_choices
 from prelude.sweep.targets import TARGETS
 from prelude.sweep.worker import Task
 
@@ -67,7 +68,9 @@ def sweep(
     check(options)
     found = problem(space, options) if options.search is Search.optuna else None
     points = [] if found else grid(space, options.max_points)
-    plan = planned(space, options, shlex.join(command))
+    if found is None:
+        check_choices(space, options, points)
+    plan = planned(space, options, shlex.join(map(without_secret, command)))
     total = options.trials * len(found.rest) if found else len(points)
     with _bar(options, total) as watch:
         if found is None:
@@ -157,6 +160,8 @@ def _bar(options: SweepOptions, total: int) -> Iterator[Watch]:
             bar.advance(task)
             if outcome.error or (is_new and options.progress and not is_shown):
                 words = outcome.error or f"{outcome.wall_s:.1f} s"
-                bar.console.print(f"{' '.join(outcome.overrides)}: {words}", markup=False)
+                bar.console.print(
+                    f"{' '.join(outcome.overrides)}: {words}", markup=False, soft_wrap=True
+                )
 
         yield watch

@@ -67,7 +67,10 @@ class Study:
         parts = [_parts(space, point) for point in points]
         self.settings = list(dict.fromkeys(setting for setting, _, _ in parts))
         self.regimes = list(dict.fromkeys(regime for _, regime, _ in parts))
-        self.seeds = list(dict.fromkeys(seed for _, _, seed in parts))
+        held_out = set(map(str, options.held_out))
+        seeds = list(dict.fromkeys(seed for _, _, seed in parts))
+        self.seeds = [seed for seed in seeds if seed not in held_out]
+        self.choosing = [seed for seed in seeds if seed in held_out] or self.seeds
         self.runs = [
             Run(*part, outcome, outcome.values())
             for part, outcome in zip(parts, outcomes, strict=True)
@@ -78,30 +81,34 @@ class Study:
         self.headline = self.known(options.headline) or _default_headline(
             self.metrics, self._kinds()
         )
-        self.candidates = self._matching("baseline", options.baseline, self.settings[:1])
-        self.subject = self._matching("subject", options.subject, self.settings[-1:])[0]
+        self.candidates = matching("baseline", options.baseline, self.settings, self.settings[:1])
+        last = self.settings[-1:]
+        self.subject = matching("subject", options.subject, self.settings, last)[0]
         self.shown = self._shown()
 
     def baseline(self, regime: Values) -> Values | None:
         """What to compare with here: of several candidates the one whose first headline metric
-        is best in this regime, which favours the baseline. None where none succeeded."""
+        is best in this regime, on the held-out seeds if there are any; if not, on those that it is
+        compared on, which favours it. None where none succeeded."""
         if not self.headline:
             return None
         metric = self.headline[0]
-        known = [
-            (estimate.mean, candidate)
-            for candidate in self.candidates
-            if (estimate := self.estimate(candidate, regime, metric)) is not None
-        ]
+        known = []
+        for candidate in self.candidates:
+            values = self.by_seed(candidate, regime, metric, self.choosing)
+            if values:
+                known.append((float(np.mean(list(values.values()))), candidate))
         if not known:
             return None
         choose = max if is_higher_better(metric) else min
         return choose(known, key=lambda pair: pair[0])[1]
 
-    def by_seed(self, setting: Values, regime: Values, metric: str) -> dict[str, float]:
-        """The values of a metric that are there."""
+    def by_seed(
+        self, setting: Values, regime: Values, metric: str, seeds: Sequence[str] | None = None
+    ) -> dict[str, float]:
+        """The values of a metric that are there, for the seeds that count."""
         found = {}
-        for seed in self.seeds:
+        for seed in self.seeds if seeds is None else seeds:
             run = self._by_place.get((setting, regime, seed))
             if run is not None and metric in run.values:
                 found[seed] = run.values[metric]
@@ -167,15 +174,30 @@ class Study:
         best = set(sorted(self.settings, key=rank)[:MAX_SHOWN])
         return [setting for setting in self.settings if setting in best]
 
-    def _matching(self, option: str, lines: Sequence[str], otherwise: list[Values]) -> list[Values]:
-        if not lines:
-            return otherwise
-        pairs = [line.partition("=") for line in lines]
-        wanted = {(key.strip(), value.strip()) for key, _, value in pairs}
-        found = [setting for setting in self.settings if wanted <= set(setting)]
-        if not found:
-            raise ConfigError(f"sweep.{option}: no swept setting has {' and '.join(lines)}")
-        return found
+
+def matching(
+    option: str, lines: Sequence[str], settings: Sequence[Values], otherwise: list[Values]
+) -> list[Values]:
+    """The settings that have all the values that ``lines`` say. Raises ``ConfigError``."""
+    if not lines:
+        return otherwise
+    pairs = [line.partition("=") for line in lines]
+    wanted = {(key.strip(), value.strip()) for key, _, value in pairs}
+    found = [setting for setting in settings if wanted <= set(setting)]
+    if not found:
+        raise ConfigError(f"sweep.{option}: no swept setting has {' and '.join(lines)}")
+    return found
+
+
+def check_choices(space: Space, options: SweepOptions, points: Sequence[Point]) -> None:
+    """Raises ``ConfigError`` for a baseline, a subject or a seed that no point has."""
+    parts = [_parts(space, point) for point in points]
+    settings, seeds = [setting for setting, _, _ in parts], {seed for _, _, seed in parts}
+    held_out = set(map(str, options.held_out))
+    if not held_out <= seeds or (held_out and held_out == seeds):
+        raise ConfigError("sweep.held_out: must be some, and not all, of the swept seeds")
+    matching("baseline", options.baseline, settings, [])
+    matching("subject", options.subject, settings, [])
 
 
 def bootstrap(values: Sequence[float], resamples: int) -> tuple[float | None, float | None]:
