@@ -23,6 +23,8 @@ class HostRunner:
     programs = ProgramCount()
     vocab_size = VOCAB
     block_size = 16
+    num_host_blocks = 0
+    swap_ms = 0.0
 
     def __init__(
         self,

@@ -1,0 +1,368 @@
+"""Class-aware batching against first come, first served, on the real engine:
+
+    python -m benchmarks.scheduling --cache runs/scheduling tune matrix simulate
+
+One engine in this process serves open-loop traffic under one policy after the other: the same
+trace for each, in turns that change from seed to seed, so that what disturbs the machine disturbs
+all. ``saturate`` measures what plain FCFS sustains, ``tune`` which FCFS is the best on a seed that
+is not compared, ``matrix`` runs what is missing in the result, cell by cell, ``simulate`` repeats
+it in the simulator on the prices that were learned. The table is written by
+``python -m benchmarks.scheduling_table``.
+"""
+
+import argparse
+import gc
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import msgspec
+
+from benchmarks.scheduling_cells import (
+    ABLATIONS,
+    FAST,
+    LONG,
+    MAIN,
+    OURS,
+    PLAIN,
+    REGIMES,
+    TUNABLE,
+    TUNED,
+    VARIANTS,
+    Regime,
+    Variant,
+    probation,
+)
+from benchmarks.scheduling_engine import (
+    Bench,
+    Benches,
+    CpuClock,
+    WallClock,
+    forget_prices,
+)
+from benchmarks.scheduling_play import Watch, Window, play, sustained
+from benchmarks.scheduling_record import (
+    Document,
+    Run,
+    Simulated,
+    Tried,
+    read,
+    run_of,
+    write,
+)
+from benchmarks.scheduling_traces import Trace, config_of, saturating, trace
+from prelude.bench import machine
+from prelude.bench.observer import Observer
+from prelude.simulate.prices import read_prices
+from prelude.simulate.run import simulate
+
+RESULT = Path(__file__).parent / "results/cpu/scheduling.json"
+SEEDS = (1, 2, 3)
+TUNING_SEED = 100
+WARMUP, COOLDOWN = 0.1, 0.05  # of the requests, that do not count
+SATURATION_REQUESTS, LEARNING_REQUESTS = 400, 160
+FCFS_ONLY = ("plain", TUNED, OURS)
+
+Cell = tuple[str, float, tuple[str, ...]]
+CELLS: tuple[Cell, ...] = (
+    ("mixed", 0.95, MAIN),
+    ("slots", 0.95, MAIN),
+    ("kv", 0.95, MAIN),
+    ("short", 0.7, FCFS_ONLY),
+    ("short", 0.95, FCFS_ONLY),
+    ("long", 0.3, MAIN),
+    ("mixed", 0.85, MAIN),
+    ("mixed", 1.1, MAIN),
+    ("short", 0.3, FCFS_ONLY),
+    ("answers", 0.95, MAIN),
+    ("bursts", 0.85, MAIN),
+    ("slots", 0.95, ("no park", "no probation", "no prediction", "blind", "lies")),
+    ("kv", 0.95, ("no evict", "no forecast", "no probation", "no prediction", "blind", "lies")),
+    ("mixed", 0.95, ABLATIONS),
+)
+
+
+@dataclass(slots=True)
+class Session:
+    """Options, loaded models and the result so far."""
+
+    args: argparse.Namespace
+    benches: Benches
+    document: Document
+
+    def save(self) -> None:
+        write(self.args.result, self.document)
+
+    def regime(self, name: str) -> Regime:
+        regime = REGIMES[name]
+        return replace(regime, num_requests=40) if self.args.quick else regime
+
+    def variant(self, regime: str, name: str) -> Variant:
+        return TUNABLE[self.document.tuned[regime]] if name == TUNED else VARIANTS[name]
+
+    def rate(self, name: str, load: float) -> float:
+        """Requests a second."""
+        regime = REGIMES[name]
+        known = regime.saturated_as or name
+        if known not in self.document.saturation:
+            self.saturate(known)
+        return load * self.document.saturation[known]
+
+    def bench(self, regime: Regime) -> Bench:
+        """Its model, with the prices of this session's first."""
+        bench = self.benches.of(regime)
+        if self.document.prices is None:
+            self.learn_prices(bench)
+        assert self.document.prices is not None
+        bench.prices = self.document.prices
+        self.prices_path.write_bytes(msgspec.json.encode(self.document.prices))
+        return bench
+
+    @property
+    def prices_path(self) -> Path:
+        path: Path = self.args.cache / "prices.json"
+        return path
+
+    def learn_prices(self, bench: Bench) -> None:
+        """What was measured at the start is corrected by real traffic, in chunks of all sizes."""
+        for _ in range(1 if self.args.quick else 2):
+            self.prices_path.write_bytes(msgspec.json.encode(bench.prices))
+            for name in TUNABLE:
+                core, _ = bench.core(REGIMES["mixed"], TUNABLE[name])
+                found, _ = self.saturating("mixed", bench, LEARNING_REQUESTS)
+                sustained(core, found.requests, found.num_before, clock=bench.clock)
+                bench.learned(core)
+        self.document.prices = bench.prices
+        self.save()
+
+    def saturating(self, name: str, bench: Bench, count: int) -> tuple[Trace, float]:
+        return saturating(
+            self.regime(name),
+            TUNABLE[PLAIN],
+            vocab_size=bench.runner.vocab_size,
+            prices=self.prices_path,
+            count=count,
+        )
+
+    def saturate(self, name: str) -> None:
+        """What plain FCFS sustains."""
+        regime = self.regime(name)
+        bench = self.bench(regime)
+        count = LEARNING_REQUESTS if self.args.quick else SATURATION_REQUESTS
+        found, mean_output = self.saturating(name, bench, count)
+        core, _ = bench.core(regime, TUNABLE[PLAIN])
+        tok_s = sustained(core, found.requests, found.num_before, clock=bench.clock)
+        self.document.saturation[name] = tok_s / mean_output
+        self.save()
+        say(f"{name}: plain FCFS sustains {tok_s / mean_output:.2f} requests/s")
+
+    def run(self, name: str, load: float, seed: int, label: str, variant: Variant) -> Run:
+        """One policy on one trace."""
+        rate = self.rate(name, load)
+        regime = self.regime(name)
+        bench = self.bench(regime)
+        found = trace(
+            regime,
+            variant,
+            rate=rate,
+            seed=seed,
+            vocab_size=bench.runner.vocab_size,
+            prices=self.prices_path,
+        )
+        watch = watch_of(found, regime)
+        core, policy = bench.core(regime, variant)
+        gc.freeze()
+        with others() as share:
+            played = play(core, found.requests, watch, clock=bench.clock, sleep=bench.clock.sleep)
+        gc.unfreeze()
+        run = run_of(
+            played,
+            core,
+            policy.us,
+            regime=name,
+            load=load,
+            seed=seed,
+            variant=label,
+            rate=rate,
+            at_s=time.time(),
+            others_cpu_share=share(),
+        )
+        say(line_of(run))
+        return run
+
+
+def watch_of(found: Trace, regime: Regime) -> Watch:
+    """The middle of a trace counts."""
+    num = len(found.requests) - found.num_before
+    first = found.num_before + int(WARMUP * num)
+    end = len(found.requests) - int(COOLDOWN * num)
+    window = Window(found.requests[first][0].arrival_s, found.requests[-1][0].arrival_s)
+    return Watch(first, end, window, LONG if regime.long_prompt else None)
+
+
+@contextmanager
+def others() -> Iterator[Callable[[], float]]:
+    """How much of the machine other processes took since the block was entered."""
+    before, mine_s = machine.cpu_times(), time.process_time()
+
+    def share() -> float:
+        now = machine.cpu_times()
+        if before is None or now is None:
+            return 0.0
+        used_s = now.busy_s - before.busy_s - (time.process_time() - mine_s)
+        return max(used_s / max(now.total_s - before.total_s, 1e-9), 0.0)
+
+    yield share
+
+
+def say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def line_of(run: Run) -> str:
+    """One line for whoever watches."""
+    tried = Tried.of(run, run.variant)
+    deep = run.kinds.get("deep")
+    deep_ms = sum(deep.e2e) / len(deep.e2e) / 10 if deep and deep.e2e else 0.0
+    return (
+        f"{run.regime} {run.load:g} seed {run.seed} {run.variant:>14}: "
+        f"TTFT p50 {tried.ttft_p50:.1f} p99 {tried.ttft_p99:.1f} ms, "
+        f"gap p99 {tried.gap_p99:.1f}, deep {deep_ms:.0f} ms, "
+        f"{run.tok_s:.0f} tok/s, {run.wall_s:.1f} s, others {run.others_cpu_share:.0%}, "
+        f"schedule {run.schedule_us[0]:.0f}/{run.schedule_us[1]:.0f} us"
+    )
+
+
+def tune(session: Session) -> None:
+    """The six candidates in turn, in every regime, on a seed of their own."""
+    for regime in session.args.regimes or REGIMES:
+        load = REGIMES[regime].loads[0]
+        for name, variant in TUNABLE.items():
+            done = any((t.regime, t.name) == (regime, name) for t in session.document.tried)
+            if not done:
+                run = session.run(regime, load, TUNING_SEED, name, variant)
+                session.document.tried.append(Tried.of(run, name))
+                session.save()
+        mine = [tried for tried in session.document.tried if tried.regime == regime]
+        session.document.tuned[regime] = best(mine, is_long=bool(REGIMES[regime].long_prompt)).name
+        say(f"{regime}: tuned is {session.document.tuned[regime]}")
+        session.save()
+
+
+def best(tried: Sequence[Tried], *, is_long: bool) -> Tried:
+    """The lowest p99 of chat's first token; beside a long prompt, of the gaps."""
+    return min(tried, key=lambda one: one.gap_p99 if is_long else one.ttft_p99)
+
+
+def matrix(session: Session) -> None:
+    """All cells in order, or those of ``--regimes``; what is in the result already is kept."""
+    until_s = time.monotonic() + session.args.max_s
+    for name, load, variants in CELLS:
+        if session.args.regimes and name not in session.args.regimes:
+            continue
+        chosen = [v for v in variants if not session.args.variants or v in session.args.variants]
+        for turn, seed in enumerate(session.args.seeds):
+            for label in rotated(chosen, turn):
+                if session.document.has((name, load, seed, label)):
+                    continue
+                if time.monotonic() > until_s:
+                    say("time is up")
+                    return
+                variant = session.variant(name, label)
+                session.document.runs.append(session.run(name, load, seed, label, variant))
+                session.save()
+
+
+def rotated(names: Sequence[str], turn: int) -> list[str]:
+    """Another one goes first each time."""
+    first = turn % max(len(names), 1)
+    return [*names[first:], *names[:first]]
+
+
+def simulated(session: Session) -> None:
+    """Every run again, on the price list, without an engine."""
+    document = session.document
+    if document.prices is None:
+        raise ValueError("simulate: nothing was measured yet; run matrix before")
+    session.prices_path.write_bytes(msgspec.json.encode(document.prices))
+    done = {(one.regime, one.load, one.seed, one.variant) for one in document.simulated}
+    for run in document.runs:
+        regime = session.regime(run.regime)
+        if run.key in done or regime.is_real or regime.long_prompt:
+            continue
+        variant = session.variant(run.regime, run.variant)
+        document.simulated.append(simulated_as(run, regime, variant, session.prices_path))
+        session.save()
+
+
+def simulated_as(run: Run, regime: Regime, variant: Variant, prices: Path) -> Simulated:
+    document = read_prices(prices)
+    config = config_of(
+        regime,
+        replace(variant, overrides=(*variant.overrides, probation(document))),
+        rate=run.rate,
+        seed=run.seed,
+        prices=prices,
+    )
+    result = simulate(config)
+    ttft = result.classes[FAST].ttft_ms
+    deep = result.classes["deep"].e2e_ms if "deep" in result.classes else None
+    assert ttft is not None
+    return Simulated(
+        regime=run.regime,
+        load=run.load,
+        seed=run.seed,
+        variant=run.variant,
+        ttft_p50=ttft.p50.value,
+        ttft_p99=ttft.p99.value,
+        deep_e2e=deep.mean if deep else None,
+        tok_s=result.total.prompt_tok_s + result.total.output_tok_s,
+    )
+
+
+PARTS = {"tune": tune, "matrix": matrix, "simulate": simulated}
+
+
+def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("parts", nargs="+", choices=["build", "saturate", *PARTS])
+    parser.add_argument("--cache", type=Path, required=True, help="for programs and prices")
+    parser.add_argument("--result", type=Path, default=RESULT)
+    parser.add_argument("--regimes", nargs="*", choices=list(REGIMES), default=[])
+    parser.add_argument("--variants", nargs="*", default=[])
+    parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS))
+    parser.add_argument("--clock", choices=["wall", "cpu"], default="wall")
+    parser.add_argument("--max-s", type=float, default=2700.0, help="then no run begins")
+    parser.add_argument("--quick", action="store_true", help="40 requests a run, one seed")
+    args = parser.parse_args(argv)
+    if args.quick:
+        args.seeds = args.seeds[:1]
+    return args
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args = parse(argv)
+    clock = WallClock() if args.clock == "wall" else CpuClock()
+    args.cache.mkdir(parents=True, exist_ok=True)
+    session = Session(args, Benches(args.cache, clock), read(args.result))
+    forget_prices(args.cache)
+    for part in args.parts:
+        observer = Observer(None)
+        if part == "build":
+            session.benches.of(REGIMES["mixed"]), session.benches.of(REGIMES["long"])
+        elif part == "saturate":
+            for name in args.regimes or REGIMES:
+                session.saturate(name)
+        else:
+            PARTS[part](session)
+        session.document.environments.append(observer.finish())
+        session.save()
+
+
+if __name__ == "__main__":
+    main()
