@@ -27,7 +27,7 @@ class SweepOptions:
     search: Search = Search.grid
     trials: int = 30  # of a search: settings to try, each under all swept traffic and seeds
     search_seed: int = 0
-    objectives: list[str] = field(default_factory=list)  # of a search; default: headline's first
+    objectives: list[str] = field(default_factory=list)  # of a search: the metrics to better
     baseline: list[str] = field(default_factory=list)  # "KEY=VALUE"; default: the first setting
     held_out: list[int] = field(default_factory=list)  # seeds that only choose among baselines
     subject: list[str] = field(default_factory=list)  # "KEY=VALUE", on top; default: last setting

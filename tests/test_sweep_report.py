@@ -157,9 +157,9 @@ def test_a_baseline_compared_with_itself_has_no_tiles() -> None:
 def test_a_section_has_every_setting_and_the_baseline_first() -> None:
     made = section(study(options=SweepOptions(baseline=["batcher.policy=priority"])), HIGH)
     assert made.title == "load 0.9"
-    assert made.columns == ["priority", "fcfs", "class_aware"]
+    assert made.columns == ["priority", "class_aware", "fcfs"]
     verdicts = {name: [cell.verdict for cell in cells] for name, cells in made.rows}
-    assert verdicts["chat TTFT p99"] == ["", "loss", "win"]
+    assert verdicts["chat TTFT p99"] == ["", "win", "loss"]
     assert verdicts["output tokens/s"] == ["", "even", "even"]
 
 

@@ -260,6 +260,8 @@ def test_names_of_metrics_and_settings() -> None:
     assert list(labels([LOW, HIGH]).values()) == ["load 0.5", "load 0.9"]
     both = [(("a.x", "1"), ("b.x", "2"))]
     assert list(labels(both).values()) == ["a.x 1, b.x 2"]
+    mixed = [(("batcher.policy", "fcfs"), ("batcher.step_ms", "null"))]
+    assert list(labels(mixed).values()) == ["fcfs, step_ms null"]
     uses = [(("batcher.use", value),) for value in ("{}", "{park: false}")]
     assert list(labels(uses).values()) == ["all on", "park off"]
     assert labels([()], "everything") == {(): "everything"}

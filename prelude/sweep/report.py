@@ -161,10 +161,11 @@ def tiles(study: Study) -> list[Tile]:
 
 
 def section(study: Study, regime: Values) -> Section:
-    """What every setting won and lost here."""
+    """What every setting won and lost here; the subject stands beside the baseline."""
     names = labels(study.settings)
     baseline = study.baseline(regime)
-    others = [setting for setting in study.shown if setting != baseline]
+    order = dict.fromkeys([study.subject, *study.shown])
+    others = [setting for setting in order if setting != baseline]
     first = [baseline] if baseline is not None else []
     rows = []
     for name in study.headline:

@@ -75,15 +75,14 @@ def interval_words(gain: Gain) -> str:
 
 
 def labels(values: Sequence[Values], empty: str = "all") -> dict[Values, str]:
-    """Short names: without the keys where there is one key, else with their last parts."""
+    """Short names: the last parts of keys, and none where the value says enough."""
     keys = list(dict.fromkeys(key for pairs in values for key, _ in pairs))
     short = {key: key.rpartition(".")[2] for key in keys}
     if len(set(short.values())) < len(keys):
         short = {key: key for key in keys}
-    if len(keys) == 1 and short[keys[0]] in _SELF_SAID:
-        return {pairs: _plain(pairs[0][1]) if pairs else empty for pairs in values}
+    said = {key: "" if short[key] in _SELF_SAID else f"{short[key]} " for key in keys}
     return {
-        pairs: ", ".join(f"{short[key]} {_plain(value)}" for key, value in pairs) or empty
+        pairs: ", ".join(f"{said[key]}{_plain(value)}" for key, value in pairs) or empty
         for pairs in values
     }
 
