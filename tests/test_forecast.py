@@ -42,6 +42,14 @@ def test_who_ends_early_makes_room_for_who_stays() -> None:
     assert peak_blocks(together, 1, limited=True) == 310 + 2
 
 
+@given(st.lists(st.tuples(st.integers(1, 60), st.integers(0, 60)), max_size=8), st.integers(1, 70))
+def test_it_looks_no_further_than_it_is_told(futures: list[tuple[int, int]], horizon: int) -> None:
+    seqs = [running(i, *future) for i, future in enumerate(futures)]
+    near = [(tokens, min(left, horizon)) for tokens, left in futures]
+    found = peak_blocks(seqs, 1, limited=True, horizon=horizon)
+    assert found == pytest.approx(peak_tokens(near) + len(futures))
+
+
 def test_a_part_of_a_block_is_a_block() -> None:
     """Whatever the real lengths are, as long as they come true."""
     futures = [(5, 3), (6, 2), (9, 0)]

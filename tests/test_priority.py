@@ -64,6 +64,11 @@ def test_the_least_important_makes_room_for_who_is_more_so(rank: int, goes: bool
         assert set(rows(step)) == ({0} if goes else {0, 1})
 
 
+def test_equals_keep_what_they_have_though_an_older_one_waits() -> None:
+    view = View(running=[stream(5), stream(6)], waiting=[prompt(1, 4)], num_free_slots=0)
+    assert by_priority(view).preempt == ()
+
+
 def test_who_does_not_fit_is_not_overtaken_by_less_important_ones() -> None:
     waiting = [important(prompt(0, 400), 0), important(prompt(1, 4), 1)]
     view = View(running=[important(stream(9), -1)], waiting=waiting, num_available_blocks=8)

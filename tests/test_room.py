@@ -225,7 +225,7 @@ def test_batch_goes_first_and_neither_fast_ones_nor_documents_go() -> None:
     view = crowded(idle("batch", 0), idle("deep", 1), tokens=12)
     view.now_s = 10.0
     assert plan(view).preempt == (0,)
-    view = crowded(idle("fast", 0), partial(1, 90, 8), tokens=30)
+    view = crowded(idle("fast", 0), partial(1, 90, 40), tokens=30)
     view.now_s = 10.0
     assert plan(view).preempt == ()
 
