@@ -128,13 +128,12 @@ class Session:
 
     def learn_prices(self, bench: Bench) -> None:
         """What was measured at the start is corrected by real traffic, in chunks of all sizes."""
-        for _ in range(1 if self.args.quick else 2):
+        for name in TUNABLE:
             self.prices_path.write_bytes(msgspec.json.encode(bench.prices))
-            for name in TUNABLE:
-                core, _ = bench.core(REGIMES["mixed"], TUNABLE[name])
-                found, _ = self.saturating("mixed", bench, LEARNING_REQUESTS)
-                sustained(core, found.requests, found.num_before, clock=bench.clock)
-                bench.learned(core)
+            core, _ = bench.core(REGIMES["mixed"], TUNABLE[name])
+            found, _ = self.saturating("mixed", bench, LEARNING_REQUESTS)
+            sustained(core, found.requests, found.num_before, clock=bench.clock)
+            bench.learned(core)
         self.document.prices = bench.prices
         self.save()
 

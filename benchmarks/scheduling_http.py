@@ -31,7 +31,7 @@ from benchmarks.scheduling_play import prompt_ids
 from benchmarks.scheduling_stats import P50, P99, value
 from prelude.bench.frontend import running_server
 from prelude.bench.observer import Observer
-from prelude.bench.result import Environment, ServeResult
+from prelude.bench.result import Environment, RequestSample, ServeResult
 from prelude.bench.serve import measure
 from prelude.conf.bench import Arrival, Endpoint, PromptSource, ServeBenchConfig, TrafficClass
 from prelude.conf.command import SIMULATE
@@ -123,7 +123,7 @@ class Comparison:
         """All that is asked of one server."""
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             result = runner.run(measure(self.closed(name, base_url), None))
-            self.sustained[name] = self.rate_of(result)
+            self.sustained[name] = completed_a_second(result.samples)
             for rate in self.rates(name):
                 observer = Observer(None, [pid])
                 result = runner.run(measure(self.open(name, base_url, rate), None))
@@ -153,11 +153,6 @@ class Comparison:
         own = self.args.load * self.sustained[name]
         return [first] if name == self.args.servers[0] else [first, own]
 
-    def rate_of(self, result: ServeResult) -> float:
-        """Requests a second of the mix, from the tokens a second while all slots are taken."""
-        mean = sum(r.num_output for r in self.requests(1.0, 2000)) / 2000
-        return result.total.output_tok_s / mean
-
     def requests(self, rate: float, count: int) -> list[SimRequest]:
         overrides = [text for text in LENGTHS if "length_scale" not in text]
         scaled = ["mix=m1", *overrides, f"traffic.length_scale={self.args.scale}"]
@@ -170,11 +165,9 @@ class Comparison:
         return self.config(name, base_url, self.requests(rate, max(count, 1)), Arrival.trace)
 
     def closed(self, name: str, base_url: str) -> ServeBenchConfig:
-        """All at once, and cut off while there are still some that wait."""
-        found = self.requests(1e6, self.args.requests)
-        config = self.config(name, base_url, found, Arrival.trace)
-        config.duration_s = self.args.saturation_s
-        return config
+        """All at once."""
+        found = self.requests(1e6, self.args.saturation_requests)
+        return self.config(name, base_url, found, Arrival.trace)
 
     def config(
         self, name: str, base_url: str, requests: Sequence[SimRequest], arrival: Arrival
@@ -211,6 +204,16 @@ class Comparison:
             "max_tokens": request.num_output,
             "class": request.kind,
         }
+
+
+def completed_a_second(samples: Sequence[RequestSample]) -> float:
+    """Of many that came at once, between the first quarter and the last: then all slots are taken,
+    and by long answers too. Raises ``ValueError`` where that is no time at all."""
+    ends_ms = sorted(s.scheduled_ms + s.slip_ms + s.e2e_ms for s in samples if s.e2e_ms is not None)
+    first, last = len(ends_ms) // 4, 3 * len(ends_ms) // 4
+    if last <= first or ends_ms[last] <= ends_ms[first]:
+        raise ValueError(f"{len(ends_ms)} answers are too few to see what is sustained")
+    return (last - first) / (ends_ms[last] - ends_ms[first]) * 1e3
 
 
 def level_of(
@@ -256,7 +259,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--load", type=float, default=0.9)
     parser.add_argument("--requests", type=int, default=1500, help="at most, a level")
     parser.add_argument("--seconds", type=float, default=120.0, help="of traffic, a level")
-    parser.add_argument("--saturation-s", type=float, default=40.0)
+    parser.add_argument("--saturation-requests", type=int, default=600)
     parser.add_argument("--max-s", type=float, default=1200.0, help="limit of a level")
     parser.add_argument("--start-s", type=float, default=300.0, help="limit of a start")
     parser.add_argument("--override", action="append", default=[], help="of Prelude's servers")
@@ -265,7 +268,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="a few seconds of everything")
     args = parser.parse_args(argv)
     if args.quick:
-        args.requests, args.seconds, args.saturation_s = 60, 10.0, 10.0
+        args.requests, args.seconds, args.saturation_requests = 60, 10.0, 60
     return args
 
 
