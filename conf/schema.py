@@ -176,7 +176,7 @@ class MechanismsConfig:
 class BatcherConfig:
     """Who gets into a step."""
 
-    policy: Policy = Policy.fcfs  # who is served first
+    policy: Policy = Policy.class_aware  # who is served first
     classes: ClassesConfig = field(default_factory=ClassesConfig)
     use: MechanismsConfig = field(default_factory=MechanismsConfig)
     deep_share: float = 0.2  # of a step's time that deep sequences keep while fast ones want it

@@ -4,7 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 from prelude.conf.bench import LengthKind, Lengths
-from prelude.conf.schema import BatcherConfig
+from prelude.conf.schema import BatcherConfig, Policy
 from prelude.conf.simulate import Fleet, SimClass, SimDevice, SimulateConfig, Traffic
 
 
@@ -83,7 +83,7 @@ def small(
         ),
         device=on or device(),
         fleet=Fleet(replicas=replicas),
-        batcher=batcher or BatcherConfig(max_step_tokens=512),
+        batcher=batcher or BatcherConfig(policy=Policy.fcfs, max_step_tokens=512),
         resamples=0,
         progress=False,
     )

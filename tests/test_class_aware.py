@@ -319,6 +319,12 @@ def test_clients_that_are_ahead_come_behind_others_of_their_class() -> None:
     assert plan(view, rules(off="fairness")).admit == (0, 1, 2)
 
 
+def test_they_do_so_however_many_of_theirs_come_first() -> None:
+    waiting = [prompt(i, 4) for i in range(200)] + [prompt(300, 4), prompt(301, 4, "deep")]
+    view = View(waiting=waiting, ahead=set(range(200)), num_free_slots=3)
+    assert plan(view).admit == (300, 301, 0)
+
+
 # What a plan says of itself.
 
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prelude.batcher.rules import budgets
-from prelude.conf.schema import BatcherConfig
+from prelude.conf.schema import BatcherConfig, Policy
 from prelude.engine.steplog import StepLog
 from prelude.runner.fake import FakeRunner
 from prelude.types.plan import BucketKey, Launch, Row
@@ -254,7 +254,13 @@ def test_step_budgets_follow_from_the_price_of_a_decode() -> None:
 def test_under_pressure_little_is_computed_twice(prompt_len: int, output_len: int) -> None:
     log = StepLog(keep=100_000)
     core = make_core(
-        num_blocks=250, max_len=640, max_seqs=64, log=log, headroom=64, max_step_tokens=512
+        num_blocks=250,
+        max_len=640,
+        max_seqs=64,
+        log=log,
+        headroom=64,
+        max_step_tokens=512,
+        policy=Policy.fcfs,
     )
     for uid in range(24):
         core.add(request([uid + 1] * prompt_len, uid=uid, max_tokens=output_len, ignore_eos=True))
@@ -296,7 +302,7 @@ def test_ten_thousand_events_lose_no_block_and_no_slot(depth: int) -> None:
     core = make_core(num_blocks=40, max_seqs=6, depth=depth, model=moody)
     finished = _storm(core, rng, 10_000)
     assert all(count == 1 for count in finished.values())
-    assert core.stats().num_preemptions > 200
+    assert core.stats().num_preemptions > 150
     assert core.ledger.pool.num_referenced == 0
     assert core.ledger.num_free_slots == 6
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from prelude.conf.schema import BatcherConfig
+from prelude.conf.schema import BatcherConfig, Policy
 from prelude.engine.core import EngineCore
 from prelude.types.request import RequestTimings, TokenEvent
 from tests.engines import make_core, request, run
@@ -24,7 +24,7 @@ def classes(found: list[tuple[int, RequestTimings]]) -> list[tuple[int, str, str
 
 
 def core_of(**batcher: Any) -> EngineCore:
-    return make_core(model=lambda context: ALWAYS, **batcher)
+    return make_core(model=lambda context: ALWAYS, policy=Policy.fcfs, **batcher)
 
 
 def quantum(core: EngineCore) -> int:

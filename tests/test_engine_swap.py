@@ -77,7 +77,14 @@ def test_any_mix_of_arrivals_aborts_and_stops_loses_nothing(policy: Policy, seed
 def test_thousands_of_events_swap_and_lose_nothing(depth: int, prefix: bool) -> None:
     rng = random.Random(7)
     core = tight(
-        rng, num_blocks=40, num_host_blocks=25, swap_ms=0.0, max_seqs=6, depth=depth, prefix=prefix
+        rng,
+        num_blocks=40,
+        num_host_blocks=25,
+        swap_ms=0.0,
+        max_seqs=6,
+        depth=depth,
+        prefix=prefix,
+        policy=Policy.fcfs,
     )
     finished = _storm(core, rng, 2500)
     assert all(count == 1 for count in finished.values())

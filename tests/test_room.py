@@ -240,12 +240,22 @@ def test_who_is_parked_may_lose_its_blocks_too() -> None:
     assert plan(view).preempt == (3,)
 
 
-def test_a_newcomer_waits_two_steps_before_it_costs_anybody_its_blocks() -> None:
+def test_a_newcomer_waits_as_long_as_it_costs_others() -> None:
+    """Nine tokens each, at 10 ms."""
     view = crowded(idle("deep", 0), idle("deep", 1))
-    view.now_s = 0.041
-    assert plan(view, step_ms=21.0).preempt == ()
-    view.now_s = 0.043
-    assert plan(view, step_ms=21.0).preempt == (1, 0)
+    for victim in view.running:
+        victim.token_ms = 10.0
+    view.now_s = 0.179
+    assert plan(view).preempt == ()
+    view.now_s = 0.181
+    assert plan(view).preempt == (1, 0)
+
+
+def test_where_nothing_else_can_be_done_it_waits_no_longer() -> None:
+    parked = idle("deep", 3)
+    parked.is_decoding, parked.is_held, parked.token_ms = False, True, 1e3
+    view = View(waiting=[parked, prompt(9, 20)], parked=[parked], num_available_blocks=3)
+    assert plan(view).preempt == (3,)
 
 
 @pytest.mark.parametrize(
@@ -279,14 +289,25 @@ def test_eviction_can_be_switched_off() -> None:
 
 
 @pytest.mark.parametrize("name", ["doc", "deep", "batch"])
-def test_others_evict_nobody_unless_they_have_waited_too_long(name: ServiceClass) -> None:
+def test_others_evict_nobody_however_long_they_wait(name: ServiceClass) -> None:
     classes: dict[ServiceClass, ClassConfig] = {name: ClassConfig(max_wait_s=20.0)}
     view = crowded(idle("deep", 0), idle("deep", 1))
     view.waiting[0].service_class = name
-    view.now_s = 19.0
+    view.now_s = 1000.0
     assert plan(view, roomy(classes=classes)).preempt == ()
-    view.now_s = 21.0
-    assert plan(view, roomy(classes=classes)).preempt == (1, 0)
+
+
+def test_what_a_late_one_waits_for_is_kept_from_others_but_not_from_fast_ones() -> None:
+    classes: dict[ServiceClass, ClassConfig] = {"doc": ClassConfig(max_wait_s=5.0)}
+    waiting = [prompt(7, 100, "doc"), prompt(8, 4, "doc", due_s=1.0)]
+    view = View(running=[idle("fast", 0)], waiting=waiting, num_available_blocks=8)
+    made = roomy(classes=classes)
+    assert plan(view, made).admit == (8,)
+    view.now_s = 5.1
+    waiting[1].queued_s = 5.0
+    assert plan(view, made).admit == ()
+    waiting.append(prompt(9, 4))
+    assert plan(view, made).admit == (9,)
 
 
 def test_blocks_that_others_share_are_no_gain() -> None:

@@ -20,7 +20,7 @@ def test_one_line_of_json_and_tables_beside_it(capsys: pytest.CaptureFixture[str
     assert main(["simulate", "mix=m4", *FEW]) == 0
     out, err = capsys.readouterr()
     (result,) = lines(out)
-    assert (result.policy, result.total.num_completed) == ("fcfs", 51)
+    assert (result.policy, result.total.num_completed) == ("class_aware", 51)
     assert list(result.classes) == ["chat"]
     assert "TTFT, ms" in err and "simulated in" in err
 

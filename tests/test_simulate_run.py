@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from prelude.conf.schema import BatcherConfig, MechanismsConfig
+from prelude.conf.schema import BatcherConfig, MechanismsConfig, Policy
 from prelude.conf.simulate import Labels, Limit, Routing, SimArrival, SimClass, SimulateConfig
 from prelude.simulate.fleet import build, play
 from prelude.simulate.metrics import jain
@@ -191,7 +191,7 @@ def test_a_full_queue_refuses_and_says_so() -> None:
 
 def test_memory_that_runs_short_costs_work() -> None:
     on = device(num_blocks=220, max_seqs=64)
-    batcher = BatcherConfig(max_step_tokens=512, headroom=0)
+    batcher = BatcherConfig(policy=Policy.fcfs, max_step_tokens=512, headroom=0)
     result = simulate(plain(rate=60.0, on=on, batcher=batcher))
     assert result.total.num_completed == 120
     assert result.total.num_preemptions > 0 and result.steps.wasted_ms > 0.0
@@ -199,7 +199,7 @@ def test_memory_that_runs_short_costs_work() -> None:
 
 def test_host_memory_spares_computing_again() -> None:
     on = device(num_blocks=220, max_seqs=64)
-    batcher = BatcherConfig(max_step_tokens=512, headroom=0)
+    batcher = BatcherConfig(policy=Policy.fcfs, max_step_tokens=512, headroom=0)
     kept = replace(on, host_blocks=500, swap_ms=0.05)
     plain_steps, steps = (
         simulate(plain(rate=60.0, on=each, batcher=batcher)).steps for each in (on, kept)
@@ -212,7 +212,7 @@ def test_host_memory_spares_computing_again() -> None:
 def test_swapping_can_be_switched_off() -> None:
     on = device(num_blocks=220, max_seqs=64, host_blocks=500)
     use = MechanismsConfig(swap=False)
-    batcher = BatcherConfig(max_step_tokens=512, headroom=0, use=use)
+    batcher = BatcherConfig(policy=Policy.fcfs, max_step_tokens=512, headroom=0, use=use)
     steps = simulate(plain(rate=60.0, on=on, batcher=batcher)).steps
     assert steps.num_swaps == 0 and steps.wasted_ms > 0.0
 

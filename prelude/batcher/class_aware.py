@@ -27,6 +27,8 @@ from prelude.types.plan import Plan
 from prelude.types.prices import PriceTable
 
 _PROMPT_QUANTUM = 0.3  # of a step's target, that prompts have however many decode
+_EASY = 0.8  # of the budget: nobody misses a turn if classes change or contexts grow
+_MAX_LOOK = 8  # deep prompts looked at to see of what kind they are
 _MAX_SCAN = 64  # prompts looked at in a step, of a lane
 
 _due = attrgetter("due_s", "seq_id")
@@ -51,7 +53,8 @@ def class_aware(
     rest = [seq for seq in turns[served:] if seq.seq_id not in step.gone]
     extra = step.decodes_within(rest, step.budget_ms) if rest else 0
     step.decode(rest[:extra])
-    step.is_settled = not has_prompts and extra == len(rest)
+    is_easy = step.ms_with(0) <= _EASY * step.budget_ms
+    step.is_settled = not has_prompts and extra == len(rest) and is_easy
     last = next((seq for seq in reversed(turns) if seq.seq_id in step.picks), None)
     return step.plan(), PolicyState(rotor=last.seq_id if last else state.rotor)
 
@@ -61,7 +64,7 @@ def _has_prompts(step: Composer, room: Room) -> tuple[bool, bool]:
     line, is_short = step.view.line, partial(_is_short, step)
     resident = [is_short(seq) for seq in step.prefilling]
     has_slot = room.has_slot(is_urgent=any(_is_late(step, seq) for seq in _heads(step)))
-    deep = [is_short(seq) for seq in islice(line("deep"), _MAX_SCAN)] if has_slot else []
+    deep = [is_short(seq) for seq in line("deep")[:_MAX_LOOK]] if has_slot else []
     short = any(resident) or any(deep) or (bool(line("fast")) and room.has_slot(is_urgent=True))
     long = bool(line("doc") or line("batch")) and has_slot
     return short, long or not all(resident) or not all(deep)
@@ -144,16 +147,16 @@ def _is_short(step: Composer, seq: SequenceView) -> bool:
 def _short(step: Composer) -> Iterator[SequenceView]:
     is_short, line = partial(_is_short, step), step.view.line
     resident = sorted(filter(is_short, step.prefilling), key=_due)
-    return _fair(step, merge(resident, line("fast"), filter(is_short, line("deep")), key=_due))
+    return _fair(step, resident, line("fast"), filter(is_short, line("deep")))
 
 
 def _long(step: Composer) -> Iterator[SequenceView]:
     """``batch`` has what others leave, unless it has waited too long."""
     is_short, line = partial(_is_short, step), step.view.line
     resident = sorted(filterfalse(is_short, step.prefilling), key=_due)
-    deep = filterfalse(is_short, line("deep"))
     late = [seq for seq in line("batch")[:1] if _is_late(step, seq)]
-    return _fair(step, chain(late, merge(resident, line("doc"), deep, key=_due), line("batch")))
+    others = _fair(step, resident, line("doc"), filterfalse(is_short, line("deep")))
+    return chain(late, others, _fair(step, line("batch")))
 
 
 def _heads(step: Composer) -> Iterator[SequenceView]:
@@ -165,22 +168,28 @@ def _is_late(step: Composer, seq: SequenceView) -> bool:
     return step.view.now_s - seq.queued_s > max_wait_s
 
 
-def _fair(step: Composer, seqs: Iterable[SequenceView]) -> Iterator[SequenceView]:
-    """Clients that are ahead of their share come last, however many of theirs come first."""
+def _fair(step: Composer, *lines: Iterable[SequenceView]) -> Iterator[SequenceView]:
+    """The first of all lines, merged; clients that are ahead of their share come last, however
+    many of theirs come first."""
     if not (step.config.rules.use.fairness and step.view.is_contested):
-        yield from islice(seqs, _MAX_SCAN)
-        return
-    ahead = []
-    num_left = _MAX_SCAN
-    for seq in seqs:
-        if step.view.is_ahead(seq):
+        return merge(*[islice(line, _MAX_SCAN) for line in lines], key=_due)
+    near, ahead = zip(*[_parted(step, line) for line in lines], strict=True)
+    return chain(merge(*near, key=_due), merge(*ahead, key=_due))
+
+
+def _parted(
+    step: Composer, line: Iterable[SequenceView]
+) -> tuple[list[SequenceView], list[SequenceView]]:
+    near: list[SequenceView] = []
+    ahead: list[SequenceView] = []
+    for seq in line:
+        if not step.view.is_ahead(seq):
+            near.append(seq)
+        elif len(ahead) < _MAX_SCAN:
             ahead.append(seq)
-        elif num_left:
-            num_left -= 1
-            yield seq
-        else:
+        if len(near) == _MAX_SCAN:
             break
-    yield from islice(ahead, num_left)
+    return near, ahead
 
 
 def _fill(step: Composer, room: Room, seqs: Iterable[SequenceView], at_least: int) -> int:
@@ -188,24 +197,27 @@ def _fill(step: Composer, room: Room, seqs: Iterable[SequenceView], at_least: in
     residents = {seq.seq_id for seq in step.prefilling}
     is_full, picks = step.is_full, step.picks
     for seq in seqs:
-        if (is_full and not at_least) or not (residents or room.is_open(is_urgent=True)):
+        if (is_full and not at_least) or not (residents or room.may_admit):
             break
-        if seq.seq_id in picks or seq.seq_id in step.preempted or seq.seq_id in step.parked:
+        seq_id, is_fast = seq.seq_id, seq.service_class == "fast"
+        if seq_id in picks or seq_id in step.preempted or seq_id in step.parked:
             continue
-        if seq.seq_id in residents:
-            residents.remove(seq.seq_id)
+        if seq_id in residents:
+            residents.remove(seq_id)
             count = step.chunk(seq, seq.num_computed, at_least)
             count = step.add_resident(seq, count) if count else 0
-        else:
-            is_urgent = LANES[seq.service_class] == 0 or _is_late(step, seq)
+        elif room.is_open(is_fast=is_fast) and not seq.is_held:
+            is_urgent = is_fast or _is_late(step, seq)
             count = _admit(step, room, seq, at_least, is_urgent=is_urgent)
+        else:
+            continue
         if count:
             at_least, is_full = 0, step.is_full
     return at_least
 
 
 def _admit(step: Composer, room: Room, seq: SequenceView, at_least: int, *, is_urgent: bool) -> int:
-    if seq.is_held or not room.is_open(is_urgent=is_urgent):
+    if not room.has_slot(is_urgent=is_urgent):
         return 0
     hit = step.view.match(seq)
     if not room.find_blocks(seq, hit, is_urgent=is_urgent):

@@ -3,7 +3,8 @@
 From the cheapest: a free slot and free blocks (clean cached ones count as free); the slot of a deep
 sequence, which is parked and keeps its blocks; the blocks of one, which is computed again later.
 Nobody loses its blocks to a newcomer more often than once for each doubling of its output
-(UniBoost, ICML 2026), so work that is thrown away stays a small part of all work.
+(UniBoost, ICML 2026), nor before the newcomer has waited as long as it costs to have them again: so
+work that is thrown away is never more than the time that newcomers have waited.
 """
 
 from math import log2
@@ -14,8 +15,7 @@ from prelude.batcher.view import PrefixHit, SequenceView
 from prelude.types.service import ServiceClass
 
 LANES: dict[ServiceClass, int] = {"fast": 0, "doc": 1, "deep": 2, "batch": 3}
-_EVICT_AFTER_STEPS = 2.0
-_MAX_MISSES = 4
+_MAX_MISSES = 3
 
 
 def rank(seq: SequenceView) -> tuple[int, int]:
@@ -30,7 +30,7 @@ class Room:
     def __init__(self, step: Composer) -> None:
         self._step = step
         self._rules = step.config.rules
-        self._misses = {False: 0, True: 0}  # by urgency
+        self._misses = {False: 0, True: 0}  # of others, and of fast ones
         self._partials = len(step.prefilling)
         self._reserve = int(self._rules.reserve * step.view.num_usable_blocks)
         self._fast_blocks: int | None = None
@@ -39,40 +39,49 @@ class Room:
         """True if there is a slot, or one that can be taken from a deep sequence."""
         return self._step.num_free_slots > 0 or (is_urgent and self._victim() is not None)
 
-    def is_open(self, *, is_urgent: bool) -> bool:
-        """False if it is no use to ask for one more. Where nothing else can be done in the step,
-        all may try."""
-        if not self._step.picks:
-            return True
-        if self._misses[is_urgent] >= _MAX_MISSES or (self._misses[True] and not is_urgent):
-            return False
-        return self.has_slot(is_urgent=is_urgent)
+    def is_open(self, *, is_fast: bool) -> bool:
+        """False if it is no use to ask for one more of a kind. Where nothing else can be done in
+        the step, all may try."""
+        return self._misses[is_fast] < _MAX_MISSES or not self._step.picks
+
+    @property
+    def may_admit(self) -> bool:
+        """False if nobody else can be admitted in this step."""
+        is_open = self.is_open(is_fast=True) or self.is_open(is_fast=False)
+        return is_open and self.has_slot(is_urgent=True)
 
     def find_blocks(self, seq: SequenceView, hit: PrefixHit, *, is_urgent: bool) -> bool:
-        """True if there are blocks for ``seq`` now. Those that somebody else loses for it are
-        there from the next step on."""
+        """True if there are blocks for ``seq`` now. Those that somebody else loses for a fast one
+        are there from the next step on; what others wait for with urgency, nobody else may take."""
         step = self._step
-        if not step.preempted and (bool(seq.blocks) or self._fits(seq, hit, is_urgent)):
+        is_fast = LANES[seq.service_class] == 0
+        if not step.preempted and (bool(seq.blocks) or self._fits(seq, hit, is_fast)):
             return True
-        if is_urgent and self._rules.use.evict and not (step.admitted or step.preempted):
+        if is_fast and self._rules.use.evict and not (step.admitted or step.preempted):
             self._evict_for(seq, hit)
-        self._misses[is_urgent] += 1
+        self._missed(is_fast, is_urgent)
         return False
+
+    def _missed(self, is_fast: bool, is_urgent: bool) -> None:
+        self._misses[is_fast] += 1
+        if is_urgent:
+            self._misses[False] = _MAX_MISSES
 
     def take(self, seq: SequenceView, hit: PrefixHit, count: int, *, is_urgent: bool) -> bool:
         """True if ``seq`` can be admitted with ``count`` tokens after ``hit``; it has its slot
         then, and somebody else may be without."""
         step = self._step
+        is_fast = LANES[seq.service_class] == 0
         end = hit.num_tokens + count
         stays_partial = end < seq.num_tokens
         if stays_partial and self._partials >= self._rules.max_partials and not is_urgent:
             return False
         missing = -(-end // step.view.block_size) - hit.num_blocks + hit.num_warm
         if missing > step.num_available or not self._find_slot(is_urgent):
-            self._misses[is_urgent] += 1
+            self._missed(is_fast, is_urgent)
             return False
         self._partials += stays_partial
-        if is_urgent and self._fast_blocks is not None:
+        if is_fast and self._fast_blocks is not None:
             self._fast_blocks += step.wanted(seq, hit)
         return True
 
@@ -94,12 +103,12 @@ class Room:
             return None
         return max(deep, key=rank)
 
-    def _fits(self, seq: SequenceView, hit: PrefixHit, is_urgent: bool) -> bool:
-        """Urgent ones need not mind what deep ones will want; others leave the reserve alone."""
+    def _fits(self, seq: SequenceView, hit: PrefixHit, is_fast: bool) -> bool:
+        """Fast ones need not mind what deep ones will want; others leave the reserve alone."""
         step = self._step
         if not step.holders and not step.picks:
             return True
-        if is_urgent:
+        if is_fast:
             return step.wanted(seq, hit) + self._promised_to_fast() <= step.num_available
         if not step.fits(seq, hit, self._reserve) or not self._has_share(seq, hit):
             return False
@@ -131,11 +140,9 @@ class Room:
         return self._fast_blocks
 
     def _evict_for(self, seq: SequenceView, hit: PrefixHit) -> None:
-        """All or nothing: the last in rank go until there is room; none if there never is."""
+        """All or nothing: the last in rank go until there is room; none if there never is, or if
+        that costs more time than the newcomer has waited."""
         step = self._step
-        waited_ms = 1e3 * (step.view.now_s - seq.queued_s)
-        if step.picks and waited_ms < _EVICT_AFTER_STEPS * step.config.step_ms:
-            return
         missing = step.wanted(seq, hit) + self._promised_to_fast() - step.num_available
         victims = []
         for victim in reversed(step.holders):
@@ -144,8 +151,11 @@ class Room:
             if self._may_evict(victim):
                 victims.append(victim)
                 missing -= step.view.reclaimable(victim)
-        for victim in victims if missing <= 0 else ():
-            step.evict(victim)
+        waited_ms = 1e3 * (step.view.now_s - seq.queued_s)
+        cost_ms = sum([step.copies.lost_ms(victim) for victim in victims])
+        if missing <= 0 and (waited_ms >= cost_ms or not step.picks):
+            for victim in victims:
+                step.evict(victim)
 
     def _may_evict(self, victim: SequenceView) -> bool:
         doublings = log2(max(victim.num_output / self._rules.quantum, 1.0))

@@ -25,19 +25,33 @@ class Copies:
     _in_ms: dict[int, float] = field(default_factory=dict)
 
     def take(self, victim: SequenceView) -> bool:
-        """Decide about a sequence that loses its blocks: True if its KV goes to the host. What
-        others hold of it too need not be computed again."""
+        """Decide about a sequence that loses its blocks: True if its KV goes to the host."""
+        num = len(victim.blocks)
+        if not self._pays(victim):
+            return False
+        self.out.append(victim.seq_id)
+        self._num_out += num
+        self.ms += num * self.config.swap_ms
+        return True
+
+    def lost_ms(self, victim: SequenceView) -> float:
+        """Device time that it costs to take a sequence's blocks, and to have its KV again."""
+        if self._pays(victim):
+            return 2.0 * len(victim.blocks) * self.config.swap_ms
+        return self._again_ms(victim)
+
+    def _pays(self, victim: SequenceView) -> bool:
+        """True if copying is possible, and cheaper than computing again."""
         num, config = len(victim.blocks), self.config
         if not config.rules.use.swap or self._num_out + num > self.view.num_free_host_blocks:
             return False
         one_way_ms = num * config.swap_ms
+        return one_way_ms <= config.step_ms and 2.0 * one_way_ms < self._again_ms(victim)
+
+    def _again_ms(self, victim: SequenceView) -> float:
+        """What others hold of it too need not be computed again."""
         lost = min(self.view.reclaimable(victim) * self.view.block_size, victim.num_computed)
-        if one_way_ms > config.step_ms or 2.0 * one_way_ms >= victim.token_ms * lost:
-            return False
-        self.out.append(victim.seq_id)
-        self._num_out += num
-        self.ms += one_way_ms
-        return True
+        return victim.token_ms * lost
 
     def bring(self, seq: SequenceView, hit: PrefixHit) -> None:
         """A sequence comes back: what it finds on the device need not be copied."""
