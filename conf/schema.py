@@ -141,7 +141,7 @@ class ClassConfig:
     ttft_ms: float | None = None  # target for the first token; null: none
     kv_share: float = 1.0  # of the KV pool, that sequences of the class may fill
     max_waiting: int | None = None  # queue limit; null: batcher.max_waiting alone
-    max_wait_s: float = 10.0  # then served in order of arrival, before those who wait less
+    max_wait_s: float = 10.0  # then the first may take a deep one's slot, before fast prompts
     patience: float = 1.0  # a prompt may be overtaken for so many times its own price
 
 

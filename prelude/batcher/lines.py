@@ -59,6 +59,4 @@ class Lines:
     def check(self) -> None:
         """Both orders hold the same sequences."""
         in_lines = sorted(seq.seq_id for line in self._lines.values() for seq in line)
-        assert in_lines == [seq.seq_id for seq in self._by_age], (
-            "a line is wrong"
-        )
+        assert in_lines == [seq.seq_id for seq in self._by_age], "a line is wrong"
