@@ -5,9 +5,9 @@
 One engine in this process serves open-loop traffic under one policy after the other: the same
 trace for each, in turns that change from seed to seed, so that what disturbs the machine disturbs
 all. ``saturate`` measures what plain FCFS sustains, ``tune`` which FCFS is the best on a seed that
-is not compared, ``matrix`` runs what is missing in the result, cell by cell, ``simulate`` repeats
-it in the simulator on the prices that were learned. The table is written by
-``python -m benchmarks.scheduling_table``.
+is not compared (``choose`` the same in the simulator, on the prices that were learned), ``matrix``
+runs what is missing in the result, cell by cell, ``simulate`` repeats it in the simulator. The
+table is written by ``python -m benchmarks.scheduling_table``.
 """
 
 import argparse
@@ -23,7 +23,6 @@ import msgspec
 
 from benchmarks.scheduling_cells import (
     ABLATIONS,
-    FAST,
     LONG,
     MAIN,
     OURS,
@@ -34,7 +33,6 @@ from benchmarks.scheduling_cells import (
     VARIANTS,
     Regime,
     Variant,
-    probation,
 )
 from benchmarks.scheduling_engine import (
     Bench,
@@ -47,21 +45,19 @@ from benchmarks.scheduling_play import Watch, Window, play, sustained
 from benchmarks.scheduling_record import (
     Document,
     Run,
-    Simulated,
     Tried,
     read,
     run_of,
     write,
 )
-from benchmarks.scheduling_traces import Trace, config_of, saturating, trace
+from benchmarks.scheduling_simulate import best_on_average, simulated_as, tried_in_simulator
+from benchmarks.scheduling_traces import Trace, saturating, trace
 from prelude.bench import machine
 from prelude.bench.observer import Observer
-from prelude.simulate.prices import read_prices
-from prelude.simulate.run import simulate
 
 RESULT = Path(__file__).parent / "results/cpu/scheduling.json"
 SEEDS = (1, 2, 3)
-TUNING_SEED = 100
+TUNING_SEED, TUNING_REQUESTS = 100, 300
 WARMUP, COOLDOWN = 0.1, 0.05  # of the requests, that do not count
 SATURATION_REQUESTS, LEARNING_REQUESTS = 400, 160
 FCFS_ONLY = ("plain", TUNED, OURS)
@@ -99,6 +95,11 @@ class Session:
     def regime(self, name: str) -> Regime:
         regime = REGIMES[name]
         return replace(regime, num_requests=40) if self.args.quick else regime
+
+    def shorter(self, name: str) -> Regime:
+        """The regime as candidates are tried in it."""
+        regime = self.regime(name)
+        return replace(regime, num_requests=min(regime.num_requests, TUNING_REQUESTS))
 
     def variant(self, regime: str, name: str) -> Variant:
         return TUNABLE[self.document.tuned[regime]] if name == TUNED else VARIANTS[name]
@@ -161,7 +162,7 @@ class Session:
     def run(self, name: str, load: float, seed: int, label: str, variant: Variant) -> Run:
         """One policy on one trace."""
         rate = self.rate(name, load)
-        regime = self.regime(name)
+        regime = self.shorter(name) if seed == TUNING_SEED else self.regime(name)
         bench = self.bench(regime)
         found = trace(
             regime,
@@ -281,6 +282,22 @@ def rotated(names: Sequence[str], turn: int) -> list[str]:
     return [*names[first:], *names[:first]]
 
 
+def choose(session: Session) -> None:
+    """As ``tune``, in the simulator, on the prices that the engine has learned: nothing disturbs
+    it, and several traces take seconds."""
+    for regime in session.args.regimes or REGIMES:
+        if REGIMES[regime].is_real or REGIMES[regime].long_prompt:
+            continue  # what the simulator knows nothing of
+        load, rate = REGIMES[regime].loads[0], session.rate(regime, REGIMES[regime].loads[0])
+        found = tried_in_simulator(
+            session.regime(regime), regime, load, rate=rate, prices=session.prices_path
+        )
+        session.document.tried += found
+        session.document.tuned[regime] = best_on_average(found)
+        say(f"{regime}: tuned is {session.document.tuned[regime]}")
+        session.save()
+
+
 def simulated(session: Session) -> None:
     """Every run again, on the price list, without an engine."""
     document = session.document
@@ -297,32 +314,7 @@ def simulated(session: Session) -> None:
         session.save()
 
 
-def simulated_as(run: Run, regime: Regime, variant: Variant, prices: Path) -> Simulated:
-    document = read_prices(prices)
-    config = config_of(
-        regime,
-        replace(variant, overrides=(*variant.overrides, probation(document))),
-        rate=run.rate,
-        seed=run.seed,
-        prices=prices,
-    )
-    result = simulate(config)
-    ttft = result.classes[FAST].ttft_ms
-    deep = result.classes["deep"].e2e_ms if "deep" in result.classes else None
-    assert ttft is not None
-    return Simulated(
-        regime=run.regime,
-        load=run.load,
-        seed=run.seed,
-        variant=run.variant,
-        ttft_p50=ttft.p50.value,
-        ttft_p99=ttft.p99.value,
-        deep_e2e=deep.mean if deep else None,
-        tok_s=result.total.prompt_tok_s + result.total.output_tok_s,
-    )
-
-
-PARTS = {"tune": tune, "matrix": matrix, "simulate": simulated}
+PARTS = {"tune": tune, "choose": choose, "matrix": matrix, "simulate": simulated}
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:

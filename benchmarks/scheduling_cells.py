@@ -46,10 +46,10 @@ class Regime:
 
 
 REGIMES: dict[str, Regime] = {
-    "mixed": Regime("chat, reasoning and documents", ("mix=m1", *LENGTHS), (0.95, 0.85, 1.1), 620),
-    "slots": Regime("the same with 8 slots", ("mix=m1", *LENGTHS), (0.95,), 620, max_seqs=8),
+    "mixed": Regime("chat, reasoning and documents", ("mix=m1", *LENGTHS), (0.95, 0.85, 1.1), 540),
+    "slots": Regime("the same with 8 slots", ("mix=m1", *LENGTHS), (0.95,), 540, max_seqs=8),
     "kv": Regime(
-        "the same with 6,000 tokens of KV", ("mix=m1", *LENGTHS), (0.95,), 620, num_blocks=376
+        "the same with 6,000 tokens of KV", ("mix=m1", *LENGTHS), (0.95,), 540, num_blocks=376
     ),
     "short": Regime("short chat alone", ("mix=m4", LENGTHS[0]), (0.7, 0.95, 0.3), 1000),
     "long": Regime(
@@ -72,7 +72,7 @@ REGIMES: dict[str, Regime] = {
         "chat, reasoning and documents in bursts (gamma gaps, CV 3)",
         ("mix=m1", *LENGTHS),
         (0.85,),
-        620,
+        540,
         arrival=SimArrival.gamma,
         saturated_as="mixed",
     ),

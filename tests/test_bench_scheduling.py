@@ -35,6 +35,7 @@ from benchmarks.scheduling_record import (
     run_of,
     write,
 )
+from benchmarks.scheduling_simulate import best_on_average, simulated_as, tried_in_simulator
 from benchmarks.scheduling_traces import answers, config_of, crowd, trace, with_long
 from prelude.conf.load import load_config
 from prelude.conf.schema import BatcherConfig, CacheConfig, MechanismsConfig, Policy
@@ -277,6 +278,24 @@ def test_a_candidate_is_judged_by_the_first_token_or_beside_a_long_prompt_by_gap
     other = msgspec.structs.replace(slow, name="budget 128", ttft_p99=5.0, gap_p99=20.0)
     assert scheduling.best([slow, other], is_long=False) is other
     assert scheduling.best([slow, other], is_long=True) is slow
+
+
+def test_a_candidate_is_chosen_over_all_seeds(prices: Path) -> None:
+    regime = replace(REGIMES["mixed"], num_requests=40)
+    found = tried_in_simulator(regime, "mixed", 0.95, rate=10.0, prices=prices, seeds=(7, 8))
+    assert [(one.name, one.seed) for one in found] == [(n, s) for n in TUNABLE for s in (7, 8)]
+    assert all(0.0 < one.ttft_p50 <= one.ttft_p99 for one in found)
+    means = {name: sum(one.ttft_p99 for one in found if one.name == name) / 2 for name in TUNABLE}
+    assert best_on_average(found) == min(means, key=means.__getitem__)
+
+
+def test_a_run_is_simulated_as_it_was(prices: Path) -> None:
+    run = played_run(variant=OURS)
+    regime = replace(REGIMES["mixed"], num_requests=40)
+    found = simulated_as(run, regime, VARIANTS[OURS], prices)
+    assert (found.regime, found.load, found.seed, found.variant) == run.key
+    assert 0.0 < found.ttft_p50 <= found.ttft_p99
+    assert found.deep_e2e is not None
 
 
 def test_another_policy_goes_first_with_every_seed() -> None:
