@@ -211,7 +211,7 @@ def test_prompts_begun_are_computed_though_their_first_token_is_late() -> None:
 def test_waits_are_foretold_better_with_time() -> None:
     """A slot is held for twice as long as a step: at first nobody knows that. Who is refused comes
     one place behind the last."""
-    core = make_core(max_seqs=1, probation_ms=2.0)
+    core = make_core(max_seqs=1, probation_ms=2.0, policy=Policy.fcfs)
     uid = 0
     errors = []
     for _ in range(30):

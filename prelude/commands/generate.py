@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterator
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from prelude.commands.parser import CommandParser
@@ -60,9 +61,6 @@ def _stream(config: "Config", prompt: "Prompt") -> Iterator[str]:
 
 def _leaves(config: "Config") -> dict[str, Any]:
     """The configuration as ``LLM`` takes it, without the path that it takes by itself."""
-    values = {}
-    for key in list_keys(ENGINE.schema):
-        part, _, leaf = key.name.partition(".")
-        values[key.name] = getattr(getattr(config, part), leaf)
+    values = {key.name: attrgetter(key.name)(config) for key in list_keys(ENGINE.schema)}
     del values["model.path"]
     return values
