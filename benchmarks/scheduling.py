@@ -237,19 +237,23 @@ def line_of(run: Run) -> str:
 
 
 def tune(session: Session) -> None:
-    """The six candidates in turn, in every regime, on a seed of their own."""
-    for regime in session.args.regimes or REGIMES:
-        load = REGIMES[regime].loads[0]
+    """The six candidates in turn, in every regime that has no tuned baseline yet, on a seed of
+    their own."""
+    document = session.document
+    for regime in untuned(session):
+        found = []
         for name, variant in TUNABLE.items():
-            done = any((t.regime, t.name) == (regime, name) for t in session.document.tried)
-            if not done:
-                run = session.run(regime, load, TUNING_SEED, name, variant)
-                session.document.tried.append(Tried.of(run, name))
-                session.save()
-        mine = [tried for tried in session.document.tried if tried.regime == regime]
-        session.document.tuned[regime] = best(mine, is_long=bool(REGIMES[regime].long_prompt)).name
-        say(f"{regime}: tuned is {session.document.tuned[regime]}")
+            run = session.run(regime, REGIMES[regime].loads[0], TUNING_SEED, name, variant)
+            found.append(Tried.of(run, name))
+        document.tried += found
+        document.tuned[regime] = best(found, is_long=bool(REGIMES[regime].long_prompt)).name
+        say(f"{regime}: tuned is {document.tuned[regime]}")
         session.save()
+
+
+def untuned(session: Session) -> list[str]:
+    wanted = session.args.regimes or list(REGIMES)
+    return [name for name in wanted if name not in session.document.tuned]
 
 
 def best(tried: Sequence[Tried], *, is_long: bool) -> Tried:
@@ -262,6 +266,8 @@ def matrix(session: Session) -> None:
     until_s = time.monotonic() + session.args.max_s
     for name, load, variants in CELLS:
         if session.args.regimes and name not in session.args.regimes:
+            continue
+        if session.args.loads and load not in session.args.loads:
             continue
         chosen = [v for v in variants if not session.args.variants or v in session.args.variants]
         for turn, seed in enumerate(session.args.seeds):
@@ -285,7 +291,7 @@ def rotated(names: Sequence[str], turn: int) -> list[str]:
 def choose(session: Session) -> None:
     """As ``tune``, in the simulator, on the prices that the engine has learned: nothing disturbs
     it, and several traces take seconds."""
-    for regime in session.args.regimes or REGIMES:
+    for regime in untuned(session):
         if REGIMES[regime].is_real or REGIMES[regime].long_prompt:
             continue  # what the simulator knows nothing of
         load, rate = REGIMES[regime].loads[0], session.rate(regime, REGIMES[regime].loads[0])
@@ -325,6 +331,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--cache", type=Path, required=True, help="for programs and prices")
     parser.add_argument("--result", type=Path, default=RESULT)
     parser.add_argument("--regimes", nargs="*", choices=list(REGIMES), default=[])
+    parser.add_argument("--loads", nargs="*", type=float, default=[])
     parser.add_argument("--variants", nargs="*", default=[])
     parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS))
     parser.add_argument("--clock", choices=["wall", "cpu"], default="wall")

@@ -14,7 +14,7 @@ from prelude.conf.simulate import Labels, SimArrival, SimulateConfig
 from prelude.types.prices import PriceTable, Sums
 
 SCALE = 0.125
-STEP_MS = 10.0
+STEP_MS = 20.0
 PROBATION_TOKENS = 24
 DOC_STEPS = 4
 FAST, LONG = "chat", "doc"
