@@ -339,3 +339,9 @@ def test_a_plan_depends_on_its_arguments_alone() -> None:
     running = [*streams(5), *streams(5, "deep", first=5), partial(20, 90, 40)]
     view = View(running=running, waiting=[prompt(30, 9), prompt(31, 70, "doc")])
     assert decide(view) == decide(view)
+
+
+def test_who_waits_for_a_leader_hides_nobody() -> None:
+    held = [prompt(seq_id, 9, is_held=True) for seq_id in range(200)]
+    view = View(waiting=[*held, prompt(200, 9)], num_available_blocks=500, num_usable_blocks=500)
+    assert plan(view).admit == (200,)

@@ -25,6 +25,7 @@ from prelude.batcher.room import LANES, Room, rank
 from prelude.batcher.view import PolicyState, ScheduleConfig, SequenceView, SystemView
 from prelude.types.plan import Plan
 from prelude.types.prices import PriceTable
+from prelude.types.service import ServiceClass
 
 _PROMPT_QUANTUM = 0.3  # of a step's target, that prompts have however many decode
 _EASY = 0.8  # of the budget: nobody misses a turn if classes change or contexts grow
@@ -32,6 +33,7 @@ _MAX_LOOK = 8  # deep prompts looked at to see of what kind they are
 _MAX_SCAN = 64  # prompts looked at in a step, of a lane
 
 _due = attrgetter("due_s", "seq_id")
+_is_held = attrgetter("is_held")
 
 
 def class_aware(
@@ -154,13 +156,14 @@ def _long(step: Composer) -> Iterator[SequenceView]:
     """``batch`` has what others leave, unless it has waited too long."""
     is_short, line = partial(_is_short, step), step.view.line
     resident = sorted(filterfalse(is_short, step.prefilling), key=_due)
-    late = [seq for seq in line("batch")[:1] if _is_late(step, seq)]
+    late = [seq for seq in islice(_free(line("batch")), 1) if _is_late(step, seq)]
     others = _fair(step, resident, line("doc"), filterfalse(is_short, line("deep")))
     return chain(late, others, _fair(step, line("batch")))
 
 
 def _heads(step: Composer) -> Iterator[SequenceView]:
-    return chain.from_iterable(step.view.line(name)[:1] for name in ("doc", "deep", "batch"))
+    names: tuple[ServiceClass, ...] = ("doc", "deep", "batch")
+    return chain.from_iterable(islice(_free(step.view.line(name)), 1) for name in names)
 
 
 def _is_late(step: Composer, seq: SequenceView) -> bool:
@@ -172,9 +175,14 @@ def _fair(step: Composer, *lines: Iterable[SequenceView]) -> Iterator[SequenceVi
     """The first of all lines, merged; clients that are ahead of their share come last, however
     many of theirs come first."""
     if not (step.config.rules.use.fairness and step.view.is_contested):
-        return merge(*[islice(line, _MAX_SCAN) for line in lines], key=_due)
+        return merge(*[islice(_free(line), _MAX_SCAN) for line in lines], key=_due)
     near, ahead = zip(*[_parted(step, line) for line in lines], strict=True)
     return chain(merge(*near, key=_due), merge(*ahead, key=_due))
+
+
+def _free(line: Iterable[SequenceView]) -> Iterator[SequenceView]:
+    """Who does not wait for another choice of the same request: that one may be behind it."""
+    return filterfalse(_is_held, line)
 
 
 def _parted(
@@ -182,7 +190,7 @@ def _parted(
 ) -> tuple[list[SequenceView], list[SequenceView]]:
     near: list[SequenceView] = []
     ahead: list[SequenceView] = []
-    for seq in line:
+    for seq in _free(line):
         if not step.view.is_ahead(seq):
             near.append(seq)
         elif len(ahead) < _MAX_SCAN:
@@ -206,7 +214,7 @@ def _fill(step: Composer, room: Room, seqs: Iterable[SequenceView], at_least: in
             residents.remove(seq_id)
             count = step.chunk(seq, seq.num_computed, at_least)
             count = step.add_resident(seq, count) if count else 0
-        elif room.is_open(is_fast=is_fast) and not seq.is_held:
+        elif room.is_open(is_fast=is_fast):
             is_urgent = is_fast or _is_late(step, seq)
             count = _admit(step, room, seq, at_least, is_urgent=is_urgent)
         else:
