@@ -138,8 +138,8 @@ class ClassConfig:
     """What one service class is promised, and how much it may take."""
 
     itl_ms: float | None = None  # target between tokens, bounds steps; null: batcher.step_ms
-    ttft_ms: float | None = None  # target for the first token; null: none
-    kv_share: float = 1.0  # of the KV pool, that sequences of the class may fill
+    ttft_ms: float | None = None  # target for the first token: no longer overtaken; null: none
+    kv_share: float = 1.0  # of the KV pool, that newcomers of the class may fill
     max_waiting: int | None = None  # queue limit; null: batcher.max_waiting alone
     max_wait_s: float = 10.0  # then the first may take a deep one's slot, before fast prompts
     patience: float = 1.0  # a prompt may be overtaken for so many times its own price

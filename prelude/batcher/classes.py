@@ -41,7 +41,10 @@ class Classifier:
         if wish == "batch" or (wish == "doc" and seq.service_class == "fast"):
             seq.service_class = wish
         if self._rules.use.cost_order:
-            seq.patience = self._rules.classes[seq.service_class].patience
+            config = self._rules.classes[seq.service_class]
+            seq.patience = config.patience
+            if config.ttft_ms is not None and seq.cost_ms > 0.0:
+                seq.patience = min(config.patience, config.ttft_ms / seq.cost_ms)
 
     def appended(self, seq: Sequence, token_id: int) -> None:
         if seq.service_class == "batch":

@@ -108,9 +108,11 @@ class Room:
         step = self._step
         if not step.holders and not step.picks:
             return True
+        if not self._has_share(seq, hit):
+            return False
         if is_fast:
             return step.wanted(seq, hit) + self._promised_to_fast() <= step.num_available
-        if not step.fits(seq, hit, self._reserve) or not self._has_share(seq, hit):
+        if not step.fits(seq, hit, self._reserve):
             return False
         if not self._rules.use.forecast:
             return True

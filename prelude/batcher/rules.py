@@ -80,3 +80,16 @@ def _efficient_ms(prices: PriceTable, max_tokens: int) -> float:
     per_token = {count: prices.body.at(count) / count for count in counts}
     limit = (1.0 + _INEFFICIENCY) * min(per_token.values())
     return prices.body.at(min(count for count, ms in per_token.items() if ms <= limit))
+
+
+def unmet_targets(rules: Rules, prices: PriceTable) -> list[str]:
+    """Targets that this machine cannot meet even for one sequence alone, a line each: between
+    tokens a decode step takes its time, before the first one a prompt of one token does."""
+    decode_ms = prices.step_ms(Sums().plus(0, 1, "greedy"))
+    return [
+        f"batcher.classes.{name}.{key}={target_ms:g}: cannot be met here, where a step of one token"
+        f" takes {decode_ms:.3g} ms; use a smaller model, or set at least that"
+        for name, config in rules.classes.items()
+        for key in ("itl_ms", "ttft_ms")
+        if (target_ms := getattr(config, key)) is not None and target_ms < decode_ms
+    ]

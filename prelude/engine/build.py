@@ -69,6 +69,8 @@ def _say_budgets(config: Config, core: EngineCore, start: Startup) -> None:
         start.rule("step", f"{core.step_ms:.0f} ms while streams run", "three decodes, at least 50")
     if config.batcher.idle_step_ms is None:
         start.rule("idle step", f"{core.idle_step_ms:.0f} ms while none does", "ten times as much")
+    for line in core.unmet_targets():
+        logger.warning("%s", line)
 
 
 def _info(
