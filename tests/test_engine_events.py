@@ -28,7 +28,7 @@ def core_of(**batcher: Any) -> EngineCore:
 
 
 def quantum(core: EngineCore) -> int:
-    rules = core._schedule.rules
+    rules = core.rules
     return rules.quantum
 
 

@@ -19,7 +19,7 @@ def aware(profile: Profile | None = None, **use: bool) -> EngineCore:
     core = make_core(policy=Policy.class_aware, use=MechanismsConfig(**use), model=moody)
     if profile is not None:
         core.profile = profile
-        core._predictor = profile.predictor(core._schedule.rules)
+        core._predictor = profile.predictor(core.rules)
     return core
 
 

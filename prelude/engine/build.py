@@ -3,6 +3,7 @@
 import logging
 from pathlib import Path
 
+from prelude.batcher.rules import unmet_targets
 from prelude.conf.schema import Config, Overlap
 from prelude.engine.core import EngineCore
 from prelude.engine.cpu import cpu_runner
@@ -69,7 +70,10 @@ def _say_budgets(config: Config, core: EngineCore, start: Startup) -> None:
         start.rule("step", f"{core.step_ms:.0f} ms while streams run", "three decodes, at least 50")
     if config.batcher.idle_step_ms is None:
         start.rule("idle step", f"{core.idle_step_ms:.0f} ms while none does", "ten times as much")
-    for line in core.unmet_targets():
+    rules = core.rules
+    start.rule("probation", f"{rules.quantum} output tokens", "a price in decode steps of one")
+    start.rule("document", f"from {rules.doc_ms:.0f} ms of prompt", "16 steps unless it is set")
+    for line in unmet_targets(rules, core.profile.prices.table):
         logger.warning("%s", line)
 
 

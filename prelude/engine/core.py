@@ -17,7 +17,7 @@ from prelude.batcher.backlog import Backlog
 from prelude.batcher.classes import Classifier, prompt_ms
 from prelude.batcher.fairness import Fairness
 from prelude.batcher.ledger import Ledger
-from prelude.batcher.rules import budgets, rules_of, unmet_targets
+from prelude.batcher.rules import Rules, budgets, rules_of
 from prelude.batcher.sequence import Sequence
 from prelude.batcher.view import Policy, PolicyState, ScheduleConfig
 from prelude.cache.pool import BlockPool
@@ -148,9 +148,10 @@ class EngineCore:
             return 0.0
         return self._pace.slack_ms(self._clock())
 
-    def unmet_targets(self) -> list[str]:
-        """Latency targets of classes that this machine cannot meet, as lines for people."""
-        return unmet_targets(self._schedule.rules, self.profile.prices.table)
+    @property
+    def rules(self) -> Rules:
+        """What the batcher's configuration comes to here."""
+        return self._schedule.rules
 
     def can_queue(self, count: int) -> bool:
         """True unless ``count`` more sequences would find the queue full now."""
