@@ -113,12 +113,11 @@ class Tried(msgspec.Struct, frozen=True):
 
 class Document(msgspec.Struct, omit_defaults=True):
     """``saturation`` are requests a second by regime, under plain FCFS; ``tuned`` the name of what
-    did best of ``tried``; ``prices`` what this machine's engine has learned before."""
+    did best of ``tried``; ``prices`` what this machine's engine has learned before; there is an
+    environment, with its command, for each part that was run."""
 
-    command: list[str] = []
     environments: list[Environment] = []
     prices: PriceTable | None = None
-    batcher: dict[str, Any] = {}
     saturation: dict[str, float] = {}
     tried: list[Tried] = []
     tuned: dict[str, str] = {}
