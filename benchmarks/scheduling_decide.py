@@ -124,6 +124,18 @@ def decision_us(policy: PolicyName, *, full: str) -> dict[str, Any]:
     }
 
 
+def table(document: dict[str, Any]) -> str:
+    """A result as rows; microseconds of a core."""
+    heads = "policy | slots are full: p50 | p99 | memory is full: p50 | p99 | required / aim"
+    rows = [f"| {heads} |\n|{'---|' * 6}\n"]
+    for policy, of in document["schedule_us"].items():
+        numbers = [f"{of[full][p]:.0f}" for full in ("slots", "memory") for p in ("p50", "p99")]
+        asked = "200 / 80" if policy == PolicyName.class_aware else ""
+        rows.append(f"| {policy} | {' | '.join(numbers)} | {asked} |\n")
+    title = f"{RUNNING} running, {WAITING} waiting: microseconds of one `schedule()`"
+    return f"\n**{title}** (`python -m benchmarks.scheduling_decide`):\n\n{''.join(rows)}"
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", type=Path)

@@ -6,12 +6,14 @@ Every regime has one table, wins and losses in it; a ratio is ``class_aware`` ov
 the same requests, with its 95 % interval where it is one of requests. Nothing is typed by hand.
 """
 
+import json
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
+from benchmarks import scheduling_decide
 from benchmarks.scheduling_cells import FAST, MAIN, OURS, REGIMES, STEP_MS, TUNED, VARIANTS
 from benchmarks.scheduling_record import Document, Run, keyed, pooled, read
 from benchmarks.scheduling_stats import MEAN, P50, P90, P99, Statistic, ratio, value
@@ -19,6 +21,7 @@ from prelude.bench.result import Interval
 
 HERE = Path(__file__).parent
 RESULT = HERE / "results/cpu/scheduling.json"
+DECISIONS = HERE / "results/cpu/scheduling_decide.json"
 BEGIN, END = "<!-- scheduling -->\n", "<!-- end of scheduling -->\n"
 PLAIN = "plain"
 
@@ -359,16 +362,21 @@ def tables(document: Document) -> str:
     return "".join(parts)
 
 
-def written(page: str, document: Document) -> str:
+def decisions(path: Path) -> str:
+    """What a decision costs, where that was measured."""
+    return scheduling_decide.table(json.loads(path.read_text())) if path.exists() else ""
+
+
+def written(page: str, document: Document, more: str = "") -> str:
     """The page with what is between its marks brought up to date."""
     before, rest = page.split(BEGIN)
     _, after = rest.split(END)
-    return f"{before}{BEGIN}{tables(document)}\n{END}{after}"
+    return f"{before}{BEGIN}{tables(document)}{more}\n{END}{after}"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     path = HERE / "README.md"
-    path.write_text(written(path.read_text(), read(RESULT)))
+    path.write_text(written(path.read_text(), read(RESULT), decisions(DECISIONS)))
     return 0
 
 

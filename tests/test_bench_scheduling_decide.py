@@ -50,6 +50,9 @@ def test_the_result_names_every_policy(
     document = json.loads(output.read_text())
     assert json.loads(capsys.readouterr().out) == document
     assert set(document["schedule_us"]) == {policy.value for policy in Policy}
+    text = scheduling_decide.table(document)
+    assert text.count("\n| ") == 1 + len(Policy)
+    assert "| 200 / 80 |" in text
     for of in document["schedule_us"].values():
         assert of["slots"]["running"] >= RUNNING - 2
         assert 0.0 < of["slots"]["p50"] <= of["slots"]["p99"]
