@@ -203,9 +203,9 @@ def _parted(
 def _fill(step: Composer, room: Room, seqs: Iterable[SequenceView], at_least: int) -> int:
     """Chunks for as many as there is time for; what the next one gets at least."""
     residents = {seq.seq_id for seq in step.prefilling}
-    is_full, picks = step.is_full, step.picks
+    is_full, may_admit, picks = step.is_full, room.may_admit, step.picks
     for seq in seqs:
-        if (is_full and not at_least) or not (residents or room.may_admit):
+        if (is_full and not at_least) or not (residents or may_admit):
             break
         seq_id, is_fast = seq.seq_id, seq.service_class == "fast"
         if seq_id in picks or seq_id in step.preempted or seq_id in step.parked:
@@ -214,9 +214,10 @@ def _fill(step: Composer, room: Room, seqs: Iterable[SequenceView], at_least: in
             residents.remove(seq_id)
             count = step.chunk(seq, seq.num_computed, at_least)
             count = step.add_resident(seq, count) if count else 0
-        elif room.is_open(is_fast=is_fast):
+        elif may_admit and room.is_open(is_fast=is_fast):
             is_urgent = is_fast or _is_late(step, seq)
             count = _admit(step, room, seq, at_least, is_urgent=is_urgent)
+            may_admit = room.may_admit
         else:
             continue
         if count:
