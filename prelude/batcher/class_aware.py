@@ -133,11 +133,11 @@ def _prefill(step: Composer, room: Room, *, has_both: bool) -> None:
         step.share(prompt_share)
         at_least = _fill(step, room, late, at_least)
     step.share(1.0 - prompt_share if has_both else 1.0)
-    at_least = _fill(step, room, _short(step), at_least)
+    at_least = _fill(step, room, _short(step, room), at_least)
     step.share(1.0)
-    at_least = _fill(step, room, _long(step), at_least)
+    at_least = _fill(step, room, _long(step, room), at_least)
     if has_both:
-        _fill(step, room, _short(step), at_least)
+        _fill(step, room, _short(step, room), at_least)
 
 
 def _is_short(step: Composer, seq: SequenceView) -> bool:
@@ -146,16 +146,20 @@ def _is_short(step: Composer, seq: SequenceView) -> bool:
     return name == "fast" or (name == "deep" and seq.cost_ms <= step.config.rules.doc_ms)
 
 
-def _short(step: Composer) -> Iterator[SequenceView]:
+def _short(step: Composer, room: Room) -> Iterator[SequenceView]:
     is_short, line = partial(_is_short, step), step.view.line
     resident = sorted(filter(is_short, step.prefilling), key=_due)
+    if not room.may_admit:
+        return iter(resident)
     return _fair(step, resident, line("fast"), filter(is_short, line("deep")))
 
 
-def _long(step: Composer) -> Iterator[SequenceView]:
+def _long(step: Composer, room: Room) -> Iterator[SequenceView]:
     """``batch`` has what others leave, unless it has waited too long."""
     is_short, line = partial(_is_short, step), step.view.line
     resident = sorted(filterfalse(is_short, step.prefilling), key=_due)
+    if not room.may_admit:
+        return iter(resident)
     late = [seq for seq in islice(_free(line("batch")), 1) if _is_late(step, seq)]
     others = _fair(step, resident, line("doc"), filterfalse(is_short, line("deep")))
     return chain(late, others, _fair(step, line("batch")))
