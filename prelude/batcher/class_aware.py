@@ -95,11 +95,8 @@ def _target_ms(step: Composer) -> float:
 
 def _turns(step: Composer, rotor: int) -> list[SequenceView]:
     """Deep sequences that decode, the one after the last served first; then those of ``batch``."""
-    here = (
-        [seq for seq in step.decoding if seq.seq_id not in step.gone]
-        if step.gone
-        else step.decoding
-    )
+    gone = step.gone
+    here = [seq for seq in step.decoding if seq.seq_id not in gone] if gone else step.decoding
     deep = [seq for seq in here if LANES[seq.service_class] == 2]
     batch = [seq for seq in here if LANES[seq.service_class] == 3]
     return list(chain(_rotated(deep, rotor), _rotated(batch, rotor)))

@@ -96,7 +96,7 @@ class Room:
         step = self._step
         if not self._rules.use.park:
             return None
-        residents = [seq for seq in (*step.decoding, *step.prefilling)]
+        residents = [*step.decoding, *step.prefilling]
         gone = step.gone
         deep = [seq for seq in residents if LANES[seq.service_class] and seq.seq_id not in gone]
         if len(deep) <= self._rules.deep_share * len(residents):
