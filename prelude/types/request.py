@@ -8,6 +8,7 @@ from typing import Literal
 
 import msgspec
 
+from prelude.types.constraint import Constraint
 from prelude.types.errors import Refusal
 from prelude.types.service import Hints, ServiceClass
 
@@ -24,9 +25,11 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     ``max_tokens=None`` means "until the context is full". ``temperature=0`` is greedy.
     ``top_k=0``, ``top_p=1`` and ``min_p=0`` switch those filters off. Penalties follow OpenAI
     (presence, frequency: output tokens) and CTRL (repetition: prompt and output, arXiv:1909.05858).
+    ``allowed_token_ids`` are the only ones that may be chosen, where there are any.
     ``logprobs=k`` returns the sampled token's logprob and the k most likely alternatives;
     ``prompt_logprobs=k`` the same for every prompt position but the first. Logprobs are those of
-    the raw logits, before temperature and penalties. Raises ``ValueError`` naming the field.
+    the raw logits, before temperature and penalties. ``constraint`` leaves only answers of a form.
+    Raises ``ValueError`` naming the field.
     """
 
     max_tokens: int | None = None
@@ -39,6 +42,7 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     frequency_penalty: float = 0.0
     repetition_penalty: float = 1.0
     logit_bias: dict[int, float] = {}
+    allowed_token_ids: tuple[int, ...] = ()
     seed: int | None = None
     n: int = 1
     stop: tuple[str, ...] = ()
@@ -48,6 +52,7 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     skip_special_tokens: bool = True
     logprobs: int | None = None
     prompt_logprobs: int | None = None
+    constraint: Constraint | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.stop, str):
@@ -95,12 +100,18 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
             or self.frequency_penalty
             or self.repetition_penalty != 1.0
             or self.logit_bias
+            or self.allowed_token_ids
         )
 
     @property
     def sample_mode(self) -> SampleMode:
         """The cheapest sampling program that serves these parameters."""
-        if self.has_penalties or self.min_tokens or self.logprobs is not None:
+        if (
+            self.has_penalties
+            or self.min_tokens
+            or self.logprobs is not None
+            or self.constraint is not None
+        ):
             return "full"
         return "greedy" if self.is_greedy else "filtered"
 

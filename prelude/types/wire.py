@@ -5,7 +5,7 @@ import msgspec
 
 from prelude.types.request import Request, TokenEvent
 
-WIRE_VERSION = 2
+WIRE_VERSION = 3
 
 
 class Submit(msgspec.Struct, frozen=True, tag="submit"):
