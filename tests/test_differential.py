@@ -48,6 +48,7 @@ def some_params(rng: random.Random) -> dict[str, Any]:
         "logprobs": rng.choice([None, None, 2]),
         "n": rng.choice([1, 1, 1, 3]),
         "seed": rng.randrange(2**40),
+        "allowed_token_ids": rng.choice([(), (), tuple(range(3, 60))]),
     }
 
 

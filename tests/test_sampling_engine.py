@@ -106,6 +106,16 @@ def test_logit_bias_forces_and_bans(core: EngineCore) -> None:
     assert greedy[0] not in banned
 
 
+def test_nothing_but_allowed_tokens(core: EngineCore) -> None:
+    allowed = (3, 33, 60)
+    for params in ({"temperature": 0.0}, {"temperature": 1.5, "seed": 1, "top_k": 50}):
+        assert set(answer(core, PROMPT, allowed_token_ids=allowed, **params)) <= set(allowed)
+    biased = answer(
+        core, PROMPT, temperature=0.0, allowed_token_ids=allowed, logit_bias={60: 50.0, 7: 100.0}
+    )
+    assert biased == [60] * 12
+
+
 def test_a_penalty_ends_with_its_request(core: EngineCore) -> None:
     greedy = answer(core, PROMPT, temperature=0.0)
     answer(core, PROMPT, temperature=0.0, logit_bias={33: 100.0})

@@ -20,6 +20,7 @@ def validate(request: Request, max_len: int, vocab_size: int) -> None:
     for name, ids in (
         ("logit_bias", params.logit_bias.keys()),
         ("stop_token_ids", params.stop_token_ids),
+        ("allowed_token_ids", params.allowed_token_ids),
     ):
         if any(not 0 <= token_id < vocab_size for token_id in ids):
             raise RequestError(f"{name}: token ids must be between 0 and {vocab_size - 1}")

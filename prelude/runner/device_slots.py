@@ -14,6 +14,7 @@ from torch import Tensor
 from prelude.graphs.queue import DeviceQueue
 from prelude.kernels import sampling
 from prelude.kernels.sampling_static import filtered_static
+from prelude.runner.slots import base_bias, bias_of
 from prelude.types.plan import BlockGrant, SlotAdmit
 from prelude.types.request import SampleMode
 
@@ -176,7 +177,7 @@ class DeviceSlots:
 
     def _reset_penalties(self, admit: SlotAdmit) -> None:
         slot, split = admit.slot, admit.num_prompt
-        num = len(admit.token_ids)
+        num, base = len(admit.token_ids), base_bias(admit.params)
         self._queue.upload(self._landing_ids[:num], np.array(admit.token_ids, dtype=np.int32))
 
         def reset() -> None:
@@ -185,13 +186,13 @@ class DeviceSlots:
             output = ids[split:]
             ones = torch.ones_like(output, dtype=torch.int32)
             self._counts[slot].zero_().scatter_add_(0, output, ones)
-            self._bias[slot].zero_()
+            self._bias[slot].fill_(base)
 
         self._queue.run(reset)
         self._biased.discard(slot)
-        if admit.params.logit_bias:
+        if bias := bias_of(admit.params):
             self._biased.add(slot)
-            self._bias_slot(slot, admit.params.logit_bias)
+            self._bias_slot(slot, bias)
 
     def _bias_slot(self, slot: int, bias: dict[int, float]) -> None:
         num = len(bias)

@@ -1,6 +1,7 @@
 """Device state that a sequence keeps while resident: one row per slot, gathered by launches."""
 
 from dataclasses import dataclass
+from math import inf
 
 import numpy as np
 import torch
@@ -20,6 +21,19 @@ class PenaltyState:
     counts: Tensor
     prompt: Tensor
     bias: Tensor
+
+
+def base_bias(params: SamplingParams) -> float:
+    """What is added to the logit of a token that ``bias_of`` does not name."""
+    return -inf if params.allowed_token_ids else 0.0
+
+
+def bias_of(params: SamplingParams) -> dict[int, float]:
+    """What is added to logits, by token id."""
+    bias = params.logit_bias
+    if not params.allowed_token_ids:
+        return bias
+    return {token_id: bias.get(token_id, 0.0) for token_id in params.allowed_token_ids}
 
 
 class Slots:
@@ -79,8 +93,8 @@ class Slots:
         state.prompt[slot, self._ids(admit.token_ids[:split])] = True
         output = self._ids(admit.token_ids[split:])
         state.counts[slot] = torch.bincount(output, minlength=self._vocab_size).to(torch.int32)
-        state.bias[slot] = 0.0
-        if bias := admit.params.logit_bias:
+        state.bias[slot] = base_bias(admit.params)
+        if bias := bias_of(admit.params):
             values = torch.tensor(list(bias.values()), device=self.device)
             state.bias[slot, self._ids(list(bias))] = values
 
