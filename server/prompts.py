@@ -10,7 +10,12 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from prelude.server.errors import ApiError, from_value_error, invalid, unsupported
-from prelude.server.protocol import ChatRequest, CompletionRequest, TokenizeRequest
+from prelude.server.protocol import (
+    ChatRequest,
+    CompletionRequest,
+    GenerationFields,
+    TokenizeRequest,
+)
 from prelude.text.tokenizer import Tokenizer
 
 T = TypeVar("T")
@@ -72,6 +77,22 @@ async def encode_prompts(
         if not found[-1][1]:
             raise invalid(param, "must not be empty")
     return found
+
+
+def truncated(ids: list[int], fields: GenerationFields, max_len: int) -> list[int]:
+    """The last ``truncate_prompt_tokens`` of a prompt; -1 keeps what leaves room for the answer.
+    Raises ``ApiError``."""
+    count = fields.truncate_prompt_tokens
+    if count is None:
+        return ids
+    if count == -1:
+        answer = fields.max_tokens
+        if isinstance(fields, ChatRequest) and fields.max_completion_tokens is not None:
+            answer = fields.max_completion_tokens
+        count = max(max_len - max(answer or 1, 1), 1)
+    if count < 1:
+        raise invalid("truncate_prompt_tokens", "must be at least 1, or -1 for what fits")
+    return ids[-count:]
 
 
 def check_fits(num_prompt: int, max_len: int, param: str) -> int:

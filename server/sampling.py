@@ -32,8 +32,8 @@ def sampling_params(
     values["stop"] = _stops(fields)
     values["stop_token_ids"] = tuple(fields.stop_token_ids or ())
     values["logprobs"] = _logprobs(fields)
-    if isinstance(fields, CompletionRequest) and fields.echo:
-        values["prompt_logprobs"] = fields.logprobs
+    values["allowed_token_ids"] = tuple(fields.allowed_token_ids or ())
+    values["prompt_logprobs"] = _prompt_logprobs(fields)
     try:
         return SamplingParams(**{name: v for name, v in values.items() if v is not None})
     except ValueError as error:
@@ -66,6 +66,13 @@ def _max_tokens(fields: GenerationFields, defaults: SamplingDefaults, room: int)
             code="context_length_exceeded",
         )
     return value
+
+
+def _prompt_logprobs(fields: GenerationFields) -> int | None:
+    """An echoed prompt has as many alternatives as the answer."""
+    echoed = fields.logprobs if isinstance(fields, CompletionRequest) and fields.echo else None
+    wanted = [count for count in (fields.prompt_logprobs, echoed) if count is not None]
+    return max(wanted, default=None)
 
 
 def _logprobs(fields: GenerationFields) -> int | None:
