@@ -1,4 +1,5 @@
-"""Errors as OpenAI's clients expect them: a status and a body with message, type, param, code.
+"""Errors as OpenAI's clients expect them: a status and a body with message, type, param, code; at
+Anthropic's paths as theirs do.
 
 Everything that can go wrong with a request becomes an ``ApiError``; one place turns it into a
 response, or into the last event of a stream that has already begun.
@@ -26,6 +27,16 @@ _TYPES = {
     413: "invalid_request_error",
     429: "rate_limit_error",
     503: "service_unavailable_error",
+}
+
+_ANTHROPIC_PATH = "/v1/messages"
+_ANTHROPIC_TYPES = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    503: "overloaded_error",
 }
 
 
@@ -65,6 +76,18 @@ class ApiError(Exception):
 
     def response(self) -> Response:
         return Response(self.body(), self.status, self.headers, "application/json")
+
+    def anthropic_body(self) -> bytes:
+        kind = "api_error" if self.status >= 500 else "invalid_request_error"
+        error = {"type": _ANTHROPIC_TYPES.get(self.status, kind), "message": self.message}
+        return msgspec.json.encode({"type": "error", "error": error})
+
+
+def error_response(path: str, error: ApiError) -> Response:
+    """``error`` in the words of the API that ``path`` belongs to."""
+    if not path.startswith(_ANTHROPIC_PATH):
+        return error.response()
+    return Response(error.anthropic_body(), error.status, error.headers, "application/json")
 
 
 def invalid(param: str, message: str, code: str | None = "invalid_value") -> ApiError:
@@ -148,7 +171,7 @@ def from_engine(message: str, refusal: Refusal | None = None) -> ApiError:
 
 async def on_api_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, ApiError)
-    return error.response()
+    return error_response(request.url.path, error)
 
 
 async def on_http_error(request: Request, error: Exception) -> Response:
@@ -158,12 +181,13 @@ async def on_http_error(request: Request, error: Exception) -> Response:
         404: f"there is nothing at {request.url.path}",
         405: f"{request.method} is not allowed at {request.url.path}",
     }.get(error.status_code, error.detail)
-    return ApiError(error.status_code, message, headers=error.headers).response()
+    found = ApiError(error.status_code, message, headers=error.headers)
+    return error_response(request.url.path, found)
 
 
 async def on_engine_dead(request: Request, error: Exception) -> Response:
     assert isinstance(error, EngineDeadError)
-    return engine_gone(error).response()
+    return error_response(request.url.path, engine_gone(error))
 
 
 async def on_client_gone(request: Request, error: Exception) -> Response:
@@ -173,4 +197,4 @@ async def on_client_gone(request: Request, error: Exception) -> Response:
 
 async def on_bug(request: Request, error: Exception) -> Response:
     """The traceback is logged by the server; the client learns only that it was our fault."""
-    return internal_error().response()
+    return error_response(request.url.path, internal_error())

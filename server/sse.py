@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator, Callable, Mapping
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from prelude.server.errors import ApiError, internal_error
+from prelude.server.errors import ApiError, error_response, internal_error
 
 logger = logging.getLogger(__name__)
 
@@ -24,12 +24,18 @@ _HEADERS = {
 }
 
 
+def error_event(error: ApiError) -> bytes:
+    """How a stream of OpenAI's chunks that has begun says that it fails, and ends."""
+    return b"data: " + error.body() + b"\n\n" + DONE
+
+
 class SSEResponse(Response):
     """Sends each item of ``chunks`` (whole events, bytes) in one write.
 
     However it ends, ``chunks`` is closed and then ``on_close`` is called, once. A client that
     reads nothing for ``send_timeout_s`` counts as gone. ``late_headers`` is asked when the response
-    starts, for what only its first chunk could tell.
+    starts, for what only its first chunk could tell; ``on_error`` writes the last event of a stream
+    that fails after that.
     """
 
     def __init__(
@@ -40,10 +46,12 @@ class SSEResponse(Response):
         ping_s: float,
         send_timeout_s: float,
         late_headers: Callable[[], Mapping[str, str]] = dict,
+        on_error: Callable[[ApiError], bytes] = error_event,
     ) -> None:
         self.status_code = 200
         self.background = None
         self._late_headers = late_headers
+        self._on_error = on_error
         self._chunks = chunks
         self._on_close = on_close
         self._ping_s = ping_s
@@ -88,9 +96,9 @@ class SSEResponse(Response):
         async with self._lock:
             if not self._started:
                 self._refused = True
-                await error.response()(scope, receive, send)
+                await error_response(scope.get("path", ""), error)(scope, receive, send)
                 return
-        await self._write(send, b"data: " + error.body() + b"\n\n" + DONE)
+        await self._write(send, self._on_error(error))
 
     async def _write(self, send: Send, data: bytes) -> None:
         async with self._lock:
