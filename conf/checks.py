@@ -4,7 +4,17 @@ Every command reads its configuration through ``prelude.conf.load``, which ends 
 below the door may rely on these facts.
 """
 
-from prelude.conf.schema import Config, LoadFormat, ModelConfig
+import re
+
+from prelude.conf.schema import (
+    Config,
+    LimitsConfig,
+    LoadFormat,
+    ModelConfig,
+    SupervisorConfig,
+)
+
+_ORIGIN = re.compile(r"https?://[^/\s]+")
 
 
 def check_config(config: Config) -> None:
@@ -133,5 +143,43 @@ def _check_server(config: Config) -> None:
     _require(bool(server.host), "server.host", server.host, "an address, such as 127.0.0.1")
     _require(0 <= server.port <= 65535, "server.port", server.port, "0 to 65535")
     _require(server.drain_s >= 0, "server.drain_s", server.drain_s, "0 or more")
-    for key in ("ping_s", "send_timeout_s", "max_body_mib"):
+    for key in ("ping_s", "send_timeout_s", "max_body_mib", "resume_mib"):
         _require(getattr(server, key) > 0, f"server.{key}", getattr(server, key), "positive")
+    _check_supervisor(server.supervisor)
+    _require(server.resume_s >= 0, "server.resume_s", server.resume_s, "0 (never) or more")
+    _check_limits(server.limits)
+    admin = server.admin.port
+    _require(
+        admin is None or (0 <= admin <= 65535 and (admin != server.port or admin == 0)),
+        "server.admin.port",
+        admin,
+        "0 to 65535 and another than server.port",
+    )
+    for origin in server.cors.origins:
+        _require(
+            origin == "*" or bool(_ORIGIN.fullmatch(origin)),
+            "server.cors.origins",
+            origin,
+            "origins such as https://chat.example.com, or '*'",
+        )
+    if (server.tls.cert is None) != (server.tls.key is None):
+        raise ValueError("server.tls.cert and server.tls.key: set both or neither")
+
+
+def _check_limits(limits: LimitsConfig) -> None:
+    for key in ("requests_per_min", "tokens_per_min", "concurrency", "max_context", "max_cost_ms"):
+        value = getattr(limits, key)
+        _require(value is None or value > 0, f"server.limits.{key}", value, "positive")
+    for key in ("max_messages", "max_tools", "max_schema_kib", "max_connections", "read_timeout_s"):
+        value = getattr(limits, key)
+        _require(value > 0, f"server.limits.{key}", value, "positive")
+
+
+def _check_supervisor(supervisor: SupervisorConfig) -> None:
+    for key in ("max_restarts", "backoff_s"):
+        value = getattr(supervisor, key)
+        _require(value >= 0, f"server.supervisor.{key}", value, "0 or more")
+    window_s, hang_s = supervisor.window_s, supervisor.hang_s
+    _require(window_s > 0, "server.supervisor.window_s", window_s, "positive")
+    is_long = hang_s == 0 or hang_s >= 5
+    _require(is_long, "server.supervisor.hang_s", hang_s, "0 (never) or at least 5 seconds")

@@ -208,6 +208,65 @@ class SamplingConfig:
 
 
 @dataclass(slots=True)
+class AuthConfig:
+    """Who may ask. Keys are in a file and in PRELUDE_API_KEY and PRELUDE_ADMIN_KEY."""
+
+    keys: str | None = None  # file that `prelude keys` writes; read again when it changes
+    allow_anonymous: bool = False  # listen beyond this machine although there are no keys
+    public_page: bool = False  # the chat page needs no key; what it asks for still does
+
+
+@dataclass(slots=True)
+class LimitsConfig:
+    """What keys that say nothing of their own may use (without keys: everybody together), and how
+    large a request may be. Null: no limit."""
+
+    requests_per_min: int | None = None  # of one key
+    tokens_per_min: int | None = None  # of one key, prompts and answers together
+    concurrency: int | None = None  # requests of one key at once
+    max_context: int | None = None  # tokens of prompt and answer together
+    max_cost_ms: float | None = None  # device time that a request is expected to take
+    max_messages: int = 4096  # in a conversation
+    max_tools: int = 256  # in a request
+    max_schema_kib: float = 64.0  # of a JSON schema, regex, grammar or list of choices
+    max_connections: int = 4096  # open at once; more are closed unheard
+    read_timeout_s: float = 30.0  # for a request's head, and for each 64 KiB of its body
+
+
+@dataclass(slots=True)
+class AdminConfig:
+    """A port of its own for metrics, the live view and /admin. They are nowhere else then."""
+
+    port: int | None = None  # null: no /admin, and metrics and the live view on server.port
+    host: str = "127.0.0.1"  # address to listen on; beyond this machine it needs a key
+
+
+@dataclass(slots=True)
+class CorsConfig:
+    """Which other sites' pages may use this server from a browser."""
+
+    origins: list[str] = field(default_factory=list)  # as https://chat.example.com; '*' is any
+
+
+@dataclass(slots=True)
+class TlsConfig:
+    """HTTPS without a proxy. Both or neither."""
+
+    cert: str | None = None  # PEM file of the certificate and its chain
+    key: str | None = None  # PEM file of its private key
+
+
+@dataclass(slots=True)
+class SupervisorConfig:
+    """What becomes of an engine that was ready and ends, or hangs."""
+
+    max_restarts: int = 5  # in window_s; then liveness fails, for only a restart of all helps
+    window_s: float = 600.0  # seconds in which restarts are counted
+    backoff_s: float = 0.5  # before the first restart; doubles with each in the window, 30 at most
+    hang_s: float = 300.0  # a ready engine that says nothing for so long is killed; 0: never
+
+
+@dataclass(slots=True)
 class ServerConfig:
     """The HTTP server."""
 
@@ -218,6 +277,14 @@ class ServerConfig:
     send_timeout_s: float = 30.0  # a client that reads nothing for so long is gone
     max_body_mib: float = 16.0  # larger request bodies are refused
     strict: bool = False  # refuse unknown request fields instead of counting them
+    resume_s: float = 30.0  # a stream that asks for it waits so long for its client; 0: never
+    resume_mib: float = 64.0  # what all streams that can be resumed may keep
+    supervisor: SupervisorConfig = field(default_factory=SupervisorConfig)
+    auth: AuthConfig = field(default_factory=AuthConfig)
+    limits: LimitsConfig = field(default_factory=LimitsConfig)
+    admin: AdminConfig = field(default_factory=AdminConfig)
+    cors: CorsConfig = field(default_factory=CorsConfig)
+    tls: TlsConfig = field(default_factory=TlsConfig)
 
 
 @dataclass(slots=True)

@@ -4,8 +4,19 @@ import asyncio
 from collections.abc import Callable
 
 from prelude.client.client import EngineClient, EngineDeadError
+from prelude.client.supervisor import Supervisor
+from prelude.conf.schema import SupervisorConfig
 from prelude.types.request import Request, TokenEvent
-from prelude.types.wire import EngineInfo, EngineStats, FromEngine, StepEvents, Submit, ToEngine
+from prelude.types.wire import (
+    DeathReason,
+    EngineInfo,
+    EngineStats,
+    FromEngine,
+    Ready,
+    StepEvents,
+    Submit,
+    ToEngine,
+)
 
 
 class ScriptedTransport:
@@ -14,6 +25,7 @@ class ScriptedTransport:
     def __init__(self) -> None:
         self.sent: list[ToEngine] = []
         self.closed = False
+        self.num_dumps = 0
         self._inbox: asyncio.Queue[FromEngine | EngineDeadError] = asyncio.Queue()
 
     def send(self, message: ToEngine) -> None:
@@ -25,6 +37,9 @@ class ScriptedTransport:
             raise message
         return message
 
+    def dump_stacks(self) -> None:
+        self.num_dumps += 1
+
     async def close(self, *, wait: bool) -> None:
         self.closed = True
 
@@ -34,8 +49,8 @@ class ScriptedTransport:
     def events(self, *events: TokenEvent) -> None:
         self.say(StepEvents(list(events), EngineStats()))
 
-    def die(self, message: str) -> None:
-        self._inbox.put_nowait(EngineDeadError(message))
+    def die(self, message: str, reason: DeathReason = "error") -> None:
+        self._inbox.put_nowait(EngineDeadError(message, reason))
 
     @property
     def requests(self) -> list[Request]:
@@ -56,6 +71,41 @@ async def until(condition: Callable[[], object]) -> None:
 def scripted_client() -> tuple[EngineClient, ScriptedTransport]:
     transport = ScriptedTransport()
     return EngineClient(transport), transport
+
+
+class ScriptedEngines:
+    """Engines that follow one another behind one client. ``waits`` are the seconds that the client
+    wanted to sleep: none of them pass."""
+
+    def __init__(self, config: SupervisorConfig | None = None) -> None:
+        self.started: list[ScriptedTransport] = []
+        self.waits: list[float] = []
+        self.now_s = 0.0
+        self.refusal: OSError | None = None
+        supervisor = Supervisor(
+            self._connect,
+            config or SupervisorConfig(hang_s=0.0),
+            clock=lambda: self.now_s,
+            sleep=self._sleep,
+        )
+        self.client = EngineClient(supervisor.connect(), supervisor)
+
+    def _connect(self) -> ScriptedTransport:
+        if self.refusal is not None:
+            raise self.refusal
+        self.started.append(ScriptedTransport())
+        return self.started[-1]
+
+    async def _sleep(self, seconds: float) -> None:
+        self.waits.append(seconds)
+        await asyncio.sleep(0)
+
+    async def ready(self, num: int = 1) -> ScriptedTransport:
+        """The ``num``-th engine, which is ready now."""
+        await until(lambda: len(self.started) >= num)
+        self.started[-1].say(Ready(some_info()))
+        await self.client.wait_ready()
+        return self.started[-1]
 
 
 def some_info(max_len: int = 256, vocab_size: int = 512) -> EngineInfo:

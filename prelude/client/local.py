@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import faulthandler
 import queue
 import threading
 from collections.abc import Callable
@@ -55,8 +56,11 @@ class LocalTransport:
     async def receive(self) -> FromEngine:
         message = await self._channel.outbox.get()
         if isinstance(message, Failed):
-            raise EngineDeadError(message.message)
+            raise EngineDeadError(message.message, message.reason)
         return message
+
+    def dump_stacks(self) -> None:
+        faulthandler.dump_traceback(all_threads=True)
 
     async def close(self, *, wait: bool) -> None:
         self._channel.inbox.put(Shutdown())
@@ -69,7 +73,7 @@ class LocalTransport:
                 self._channel.send(Ready(info))
                 run_loop(core, self._channel)
         except ValueError as error:
-            self._channel.send(Failed(str(error)))
+            self._channel.send(Failed(str(error), "start"))
         except Exception as error:
             self._channel.send(Failed(describe(error)))
 

@@ -3,14 +3,18 @@
 import asyncio
 import contextlib
 import multiprocessing as mp
+import os
 import shutil
+import signal
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import zmq
 import zmq.asyncio
 
 from prelude.client.client import EngineClient, EngineDeadError
+from prelude.client.supervisor import Supervisor
 from prelude.conf.schema import Config
 from prelude.openmp import share_cores
 from prelude.types.wire import Failed, FromEngine, ToEngine, decode_from_engine, encode
@@ -18,12 +22,21 @@ from prelude.types.wire import Failed, FromEngine, ToEngine, decode_from_engine,
 _JOIN_S = 10.0
 _LAST_WORDS_S = 0.3
 
+Main = Callable[[Config, str, str], None]
+
+
+def run_engine(config: Config, to_engine: str, from_engine: str) -> None:
+    """What the process runs. The engine's modules are imported there, not here."""
+    from prelude.engine.process import engine_main
+
+    engine_main(config, to_engine, from_engine)
+
 
 class ProcessTransport:
     """Spawns the engine process and talks to it. Its death, however it comes, is reported by
-    ``receive`` after everything it had sent has been delivered."""
+    ``receive`` after everything it had sent has been delivered. ``main`` is what it runs."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, main: Main = run_engine) -> None:
         share_cores()
         self._folder = Path(tempfile.mkdtemp(prefix="prelude-"))
         to_engine = f"ipc://{self._folder}/to"
@@ -37,17 +50,14 @@ class ProcessTransport:
         pull.bind(self._from_engine)
         self._pull = zmq.asyncio.Socket.from_socket(pull)
         self._process = mp.get_context("spawn").Process(
-            target=_engine, args=(config, to_engine, self._from_engine), name="prelude-engine"
+            target=main, args=(config, to_engine, self._from_engine), name="prelude-engine"
         )
         self._process.start()
+        assert self._process.pid is not None
+        self.pid = self._process.pid
         self._dead = asyncio.Event()
         loop = asyncio.get_running_loop()
         loop.add_reader(self._process.sentinel, self._on_death)
-
-    @property
-    def pid(self) -> int:
-        assert self._process.pid is not None
-        return self._process.pid
 
     def send(self, message: ToEngine) -> None:
         self._push.send(encode(message), zmq.NOBLOCK)
@@ -55,11 +65,16 @@ class ProcessTransport:
     async def receive(self) -> FromEngine:
         message = decode_from_engine(await self._pull.recv())
         if isinstance(message, Failed):
-            raise EngineDeadError(message.message)
+            raise EngineDeadError(message.message, message.reason)
         return message
 
+    def dump_stacks(self) -> None:
+        """On its standard error: the process has a handler for this since before it was ready."""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGUSR1)
+
     async def close(self, *, wait: bool) -> None:
-        """An engine that is starting cannot be asked, and is killed."""
+        """Without ``wait`` it is killed, for one that is starting cannot be asked."""
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._dead.wait(), _JOIN_S if wait else 0)
         if self._process.is_alive():
@@ -83,22 +98,23 @@ class ProcessTransport:
         """Death travels like any message, so that receiving has one path and costs one await."""
         if self._pull.closed:
             return
-        code = self._process.exitcode
-        how = f"signal {-code}" if code and code < 0 else f"exit code {code}"
         with self._context.socket(zmq.PUSH) as push:
             push.linger = int(_LAST_WORDS_S * 1e3)
             push.connect(self._from_engine)
-            push.send(encode(Failed(f"the engine process ended unexpectedly ({how})")))
+            push.send(encode(_obituary(self._process.exitcode)))
 
 
-def _engine(config: Config, to_engine: str, from_engine: str) -> None:
-    """What the process runs. The engine's modules are imported there, not here."""
-    from prelude.engine.process import engine_main
+def _obituary(code: int | None) -> Failed:
+    text = "the engine process ended unexpectedly"
+    if code is None or code >= 0:
+        return Failed(f"{text} (exit code {code})", "exit")
+    hint = ", which the system sends when memory runs out" if code == -signal.SIGKILL else ""
+    return Failed(f"{text} (signal {-code}{hint})", "signal")
 
-    engine_main(config, to_engine, from_engine)
 
-
-def start_engine(config: Config) -> EngineClient:
-    """Spawn the engine process for ``config``. Call inside a running event loop; returns at once:
-    await ``wait_ready`` for the engine, or watch ``progress``."""
-    return EngineClient(ProcessTransport(config))
+def start_engine(config: Config, main: Main = run_engine) -> EngineClient:
+    """Spawn the engine process for ``config``, and another one whenever it ends. Call inside a
+    running event loop; returns at once: await ``wait_ready`` for the engine, or watch ``progress``.
+    """
+    supervisor = Supervisor(lambda: ProcessTransport(config, main), config.server.supervisor)
+    return EngineClient(supervisor.connect(), supervisor)

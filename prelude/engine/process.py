@@ -1,5 +1,6 @@
 """Entry of the engine process: build the engine, say how far it is, serve until told to stop."""
 
+import faulthandler
 import gc
 import logging
 import multiprocessing as mp
@@ -76,6 +77,8 @@ def engine_main(config: Config, to_engine: str, from_engine: str) -> None:
     signals belong to the parent, which asks for shutdown in its own time."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    faulthandler.enable()  # what it did when it crashed, and on demand when it hangs
+    faulthandler.register(signal.SIGUSR1, all_threads=True)
     configure_logging(config.log.level)
     channel = ZmqChannel(to_engine, from_engine)
     code = 1
@@ -83,10 +86,11 @@ def engine_main(config: Config, to_engine: str, from_engine: str) -> None:
         _run(config, channel)
         code = 0
     except ValueError as error:  # somebody's setting or checkpoint: the message says what to do
-        channel.send(Failed(str(error)))
+        channel.send(Failed(str(error), "start"))
     except Exception as error:
         logger.error("the engine failed", exc_info=True)
-        channel.send(Failed(describe(error)))
+        is_memory = isinstance(error, MemoryError)
+        channel.send(Failed(describe(error), "memory" if is_memory else "error"))
     finally:
         channel.close()
     # Compile workers and OpenMP threads must not keep a finished engine alive.

@@ -1,6 +1,8 @@
 """Messages between the server process and the engine process: msgpack, one version, one union
 a direction. The engine sends at most one ``StepEvents`` a step."""
 
+from typing import Literal
+
 import msgspec
 
 from prelude.types.request import Request, TokenEvent
@@ -30,6 +32,8 @@ class Shutdown(msgspec.Struct, frozen=True, tag="shutdown"):
     """End the loop after the current step; what is still running ends as aborted."""
 
 
+DeathReason = Literal["error", "exit", "hang", "memory", "signal", "start", "wire"]
+
 ToEngine = Submit | Abort | Truncate | Shutdown
 
 
@@ -47,7 +51,8 @@ class EngineStats(msgspec.Struct, frozen=True, array_like=True):
     """Gauges and counters at the end of a step. Counters only grow. ``classes`` are in the order
     of ``SERVICE_CLASSES``; ``refused`` counts requests that were not served, and sequences that
     expired, in the order of ``REFUSAL_CODES``; ``num_swaps`` sequences whose KV went to the host,
-    ``num_swapped_blocks`` blocks copied there or back."""
+    ``num_swapped_blocks`` blocks copied there or back; ``alive_s`` is the whole seconds of its
+    clock, so that an engine without work still has news once a second."""
 
     num_waiting: int = 0
     num_running: int = 0
@@ -74,6 +79,7 @@ class EngineStats(msgspec.Struct, frozen=True, array_like=True):
     refused: tuple[int, ...] = ()
     num_swaps: int = 0
     num_swapped_blocks: int = 0
+    alive_s: int = 0
 
 
 class StepEvents(msgspec.Struct, frozen=True, tag="step"):
@@ -116,6 +122,7 @@ class Failed(msgspec.Struct, frozen=True, tag="failed"):
     """The engine could not start or died: ``message`` is the root cause, in one line."""
 
     message: str
+    reason: DeathReason = "error"
 
 
 FromEngine = StepEvents | Progress | Ready | Failed
