@@ -14,7 +14,7 @@ from prelude.server.hints import hints_of
 from prelude.server.legacy_logprobs import Row, legacy_logprobs, output_row
 from prelude.server.prompts import check_fits, encode_prompts
 from prelude.server.protocol import CompletionRequest
-from prelude.server.reply import Answer, Envelope, respond, wants_usage
+from prelude.server.reply import Envelope, respond, wants_usage
 from prelude.server.sampling import sampling_params
 from prelude.server.services import read_body, services_of
 from prelude.server.tally import Timings
@@ -81,7 +81,7 @@ class CompletionReply:
         return b""
 
     def delta(self, delta: TextDelta) -> bytes:
-        if self._prompt_only:
+        if self._prompt_only or not (delta.text or delta.logprobs):
             return b""
         rows = self._rows(delta.index, delta.logprobs)
         return self._echo_chunk(delta.index) + self._chunk(delta.index, delta.text, rows, b"null")
@@ -99,23 +99,23 @@ class CompletionReply:
     def usage(self) -> bytes:
         return self._envelope.usage_chunk(self._generation) if self._include_usage else b""
 
-    def body(self, answers: list[Answer]) -> dict[str, Any]:
-        choices = [self._choice(index, answer) for index, answer in enumerate(answers)]
+    def body(self, answers: Sequence[Sequence[TextDelta]]) -> dict[str, Any]:
+        choices = [self._choice(index, deltas) for index, deltas in enumerate(answers)]
         return {**self._envelope.head(self._envelope.body_object), "choices": choices}
 
-    def _choice(self, index: int, answer: Answer) -> dict[str, Any]:
+    def _choice(self, index: int, deltas: Sequence[TextDelta]) -> dict[str, Any]:
         if self._prompt_only:
-            answer = Answer(finish_reason="length")
-        text, rows = "", []
+            deltas = [TextDelta(index, finish_reason="length")]
+        texts, rows = [delta.text for delta in deltas], []
         if self._echo is not None:
-            text, rows = self._echo.text(index), self._echo.rows(index)
-        rows = [*rows, *self._rows(index, answer.logprobs)]
+            texts, rows = [self._echo.text(index), *texts], self._echo.rows(index)
+        rows = [*rows, *(row for delta in deltas for row in self._rows(index, delta.logprobs))]
         return {
             "index": index,
-            "text": text + answer.text,
+            "text": "".join(texts),
             "logprobs": legacy_logprobs(rows) if rows else None,
-            "finish_reason": answer.finish_reason,
-            "stop_reason": answer.stop_reason,
+            "finish_reason": deltas[-1].finish_reason,
+            "stop_reason": deltas[-1].stop_reason,
         }
 
     def _rows(self, index: int, entries: Sequence[LogprobEntry]) -> list[Row]:

@@ -97,6 +97,11 @@ class Generation:
         services.lifecycle.opened(self)
 
     @property
+    def generation(self) -> "Generation":
+        """Itself: a source of text deltas, as ``respond`` takes them."""
+        return self
+
+    @property
     def finished(self) -> bool:
         return self._unfinished == 0
 

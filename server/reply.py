@@ -2,9 +2,9 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
 
 import msgspec
 from prometheus_client import Counter
@@ -17,29 +17,39 @@ from prelude.server.protocol import GenerationFields
 from prelude.server.services import Services
 from prelude.server.sse import DONE, SSEResponse, disconnected
 from prelude.server.tally import Timings, server_timing
-from prelude.text.choice import TextDelta
-from prelude.text.logprobs import LogprobEntry
 
 
-@dataclass(slots=True)
-class Answer:
-    """One finished choice."""
+class Delta(Protocol):
+    """What one step adds to one choice; ``TextDelta`` and ``MessageDelta`` are such."""
 
-    text: str = ""
-    logprobs: list[LogprobEntry] = field(default_factory=list)
-    finish_reason: str | None = None
-    stop_reason: int | str | None = None
+    @property
+    def index(self) -> int: ...
+    @property
+    def finish_reason(self) -> str | None: ...
 
 
-class Reply(Protocol):
-    """The words of one API. The methods that return bytes write whole SSE events; ``body`` is
-    the whole answer."""
+D = TypeVar("D", bound=Delta)
+D_co = TypeVar("D_co", bound=Delta, covariant=True)
+D_contra = TypeVar("D_contra", bound=Delta, contravariant=True)
+
+
+class Source(Protocol[D_co]):
+    """Where the deltas of one request come from: a ``Generation``, or what reads one."""
+
+    @property
+    def generation(self) -> Generation: ...
+    async def next(self) -> Sequence[D_co]: ...
+
+
+class Reply(Protocol[D_contra]):
+    """The words of one API. The methods that return bytes write whole SSE events, or nothing;
+    ``body`` is the whole answer, from every delta of every choice."""
 
     def opening(self) -> bytes: ...
-    def delta(self, delta: TextDelta) -> bytes: ...
-    def finish(self, delta: TextDelta, timings: Timings | None) -> bytes: ...
+    def delta(self, delta: D_contra) -> bytes: ...
+    def finish(self, delta: D_contra, timings: Timings | None) -> bytes: ...
     def usage(self) -> bytes: ...
-    def body(self, answers: list[Answer]) -> dict[str, Any]: ...
+    def body(self, answers: Sequence[Sequence[D_contra]]) -> dict[str, Any]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,14 +109,14 @@ def wants_usage(body: GenerationFields) -> bool:
 
 
 async def respond(
-    request: Request, services: Services, generation: Generation, reply: Reply, stream: bool
+    request: Request, services: Services, source: Source[D], reply: Reply[D], stream: bool
 ) -> Response:
-    """The response to a request whose ``generation`` has begun; closes it in every case."""
-    request.state.generation = generation
+    """The response to a request whose generation has begun; closes it in every case."""
+    request.state.generation = generation = source.generation
     if not stream:
-        return await _whole(request, generation, reply)
+        return await _whole(request, source, reply)
     return SSEResponse(
-        _chunks(generation, reply, services.metrics.stream_seconds),
+        _chunks(source, reply, services.metrics.stream_seconds),
         generation.close,
         ping_s=services.config.server.ping_s,
         send_timeout_s=services.config.server.send_timeout_s,
@@ -115,15 +125,15 @@ async def respond(
 
 
 async def _chunks(
-    generation: Generation, reply: Reply, seconds: Counter
+    source: Source[D], reply: Reply[D], seconds: Counter
 ) -> AsyncGenerator[bytes, None]:
     """One item for all that one engine step brought; ``seconds`` counts the time it takes."""
+    generation = source.generation
     out = [reply.opening()]
-    while deltas := await generation.next():
+    while deltas := await source.next():
         start_s = time.perf_counter()
         for delta in deltas:
-            if delta.text or delta.logprobs:
-                out.append(reply.delta(delta))
+            out.append(reply.delta(delta))
             if delta.finish_reason is not None:
                 timings = generation.timings() if generation.finished else None
                 out.append(reply.finish(delta, timings))
@@ -136,8 +146,9 @@ async def _chunks(
             yield data
 
 
-async def _whole(request: Request, generation: Generation, reply: Reply) -> Response:
-    work = asyncio.create_task(_collect(generation))
+async def _whole(request: Request, source: Source[D], reply: Reply[D]) -> Response:
+    generation = source.generation
+    work = asyncio.create_task(_collect(source))
     gone = asyncio.create_task(disconnected(request.receive))
     try:
         await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
@@ -160,17 +171,10 @@ def _headers(timings: Timings, *, is_end: bool) -> dict[str, str]:
     return {"server-timing": told} if told else {}
 
 
-async def _collect(generation: Generation) -> list[Answer]:
-    texts: list[list[str]] = [[] for _ in generation.choices]
-    answers = [Answer() for _ in generation.choices]
-    while deltas := await generation.next():
+async def _collect(source: Source[D]) -> list[list[D]]:
+    """Every choice's deltas."""
+    answers: list[list[D]] = [[] for _ in source.generation.choices]
+    while deltas := await source.next():
         for delta in deltas:
-            answer = answers[delta.index]
-            texts[delta.index].append(delta.text)
-            answer.logprobs += delta.logprobs
-            if delta.finish_reason is not None:
-                answer.finish_reason = delta.finish_reason
-                answer.stop_reason = delta.stop_reason
-    for answer, pieces in zip(answers, texts, strict=True):
-        answer.text = "".join(pieces)
+            answers[delta.index].append(delta)
     return answers
