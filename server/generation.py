@@ -71,6 +71,7 @@ class Generation:
         self._end_s: float | None = None
         self._prompt_only = prompt_only
         self._interrupted = False
+        self.params = params[0]  # of all prompts, but for what each has room for
         self._n = params[0].n
         self._prompts: list[_Prompt] = []
         try:
@@ -236,15 +237,18 @@ class Generation:
         assert self._end_s is not None
         usage = self.usage()
         if self.finished:
-            self._tally.ended(self._end_s)
+            self._tally.ended(self._end_s, [choice.num_tokens for choice in self.choices])
         self._metrics.prompt_tokens.observe(usage.prompt_tokens)
         self._metrics.output_tokens.observe(usage.completion_tokens)
+        self._metrics.num_choices.observe(self._n)
+        if (limit := self.params.max_tokens) is not None:
+            self._metrics.max_tokens.observe(limit)
         for prompt in self._prompts:
             if prompt.timings is not None:
                 waited_as = prompt.timings.waited_as
                 self._metrics.queue[waited_as].add(prompt.timings.queue_ms / 1e3)
         for choice in self.choices:
-            self._metrics.finished(choice.finish_reason or "abort")
+            self._metrics.finished(choice.finish_reason or "abort", self._tally.service_class)
 
 
 def _joined(index: int, earlier: TextDelta | None, later: TextDelta) -> TextDelta:

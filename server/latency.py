@@ -38,6 +38,16 @@ def by_class() -> ByClass:
     return {name: Latencies() for name in SERVICE_CLASSES}
 
 
+def in_all(classes: ByClass) -> Latencies:
+    """Those of all classes together."""
+    found = Latencies()
+    found.counts = [
+        sum(column) for column in zip(*(one.counts for one in classes.values()), strict=True)
+    ]
+    found.sum_s = sum(one.sum_s for one in classes.values())
+    return found
+
+
 def quantile_ms(counts: Sequence[int], share: float) -> float | None:
     """The latency that ``share`` of them do not exceed, as far as buckets tell (a quarter of its
     value at most); None where nothing was counted."""

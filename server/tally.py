@@ -1,5 +1,7 @@
 """One request's latencies, counted under the service class that each of them was suffered in."""
 
+from collections.abc import Sequence
+
 from prelude.server.metrics import Metrics
 from prelude.types.request import RequestTimings, TokenEvent
 from prelude.types.service import ServiceClass
@@ -16,6 +18,7 @@ class Tally:
         self._metrics = metrics
         self._arrival_s = arrival_s
         self._first_s: float | None = None
+        self._firsts_s: dict[int, float] = {}
         self._last_s: dict[int, float] = {}
         self._gaps = [metrics.inter_token["fast"]] * num_choices
         self._told: RequestTimings | None = None
@@ -27,17 +30,26 @@ class Tally:
             last_s = self._last_s.get(index)
             if last_s is not None:
                 self._gaps[index].add(now_s - last_s)
-            elif self._first_s is None:
-                self._first_s = now_s
-                waited_as = timings.waited_as if timings is not None else "fast"
-                self._metrics.ttft[waited_as].add(now_s - self._arrival_s)
+            else:
+                self._begin(index, timings, now_s)
             self._last_s[index] = now_s
         if timings is not None:
             self._learn(index, timings)
 
-    def ended(self, end_s: float) -> None:
-        """All its choices came to their end by then."""
-        self._metrics.e2e[self.service_class].add(end_s - self._arrival_s)
+    def ended(self, end_s: float, num_tokens: Sequence[int]) -> None:
+        """All its choices came to their end by then, with so many tokens each."""
+        metrics, name = self._metrics, self.service_class
+        metrics.e2e[name].add(end_s - self._arrival_s)
+        for index, num in enumerate(num_tokens):
+            if num > 1 and index in self._last_s:
+                span_s = self._last_s[index] - self._firsts_s[index]
+                metrics.per_token[name].add(span_s / (num - 1))
+        if self._told is not None and self._first_s is not None:
+            prefill_s = self._told.prefill_ms / 1e3
+            decode_s = max(self._last_s.values()) - self._first_s
+            metrics.prefill[name].add(prefill_s)
+            metrics.decode[name].add(decode_s)
+            metrics.inference[name].add(prefill_s + decode_s)
 
     def timings(self, end_s: float, num_later: int) -> Timings:
         """Milliseconds: of the first choice in the engine, and of all as this process saw them.
@@ -57,6 +69,14 @@ class Tally:
                 found["tokens_per_second"] = num_later / decode_s
         found["total_ms"] = (end_s - self._arrival_s) * 1e3
         return {k: round(v, 3) if isinstance(v, float) else v for k, v in found.items()}
+
+    def _begin(self, index: int, timings: RequestTimings | None, now_s: float) -> None:
+        """The first token of a choice."""
+        self._firsts_s[index] = now_s
+        if self._first_s is None:
+            self._first_s = now_s
+            waited_as = timings.waited_as if timings is not None else "fast"
+            self._metrics.ttft[waited_as].add(now_s - self._arrival_s)
 
     def _learn(self, index: int, timings: RequestTimings) -> None:
         self._gaps[index] = self._metrics.inter_token[timings.service_class]

@@ -1,12 +1,13 @@
 """What a scrape says of an engine's statistics."""
 
+import msgspec
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from prelude.server.metrics import Metrics
 from prelude.types.errors import REFUSAL_CODES
 from prelude.types.service import SERVICE_CLASSES
-from prelude.types.wire import ClassStats, EngineStats, Ready, StepEvents
+from prelude.types.wire import ClassStats, EngineStats, Progress, Ready, StepEvents
 from tests.fakes import scripted_client, some_info, until
 
 
@@ -18,7 +19,7 @@ async def values(stats: EngineStats, ready: bool = True) -> dict[str, float]:
     client.stats = stats
     metrics = Metrics(client, "m")
     families = list(text_string_to_metric_families(metrics.text().decode()))
-    assert all(family.name.startswith("prelude_") for family in families)
+    assert all(family.name.startswith(("prelude_", "vllm:", "process_")) for family in families)
     assert all(family.documentation for family in families)
     await client.close()
     return {sample.name: sample.value for family in families for sample in family.samples}
@@ -48,6 +49,19 @@ async def values(stats: EngineStats, ready: bool = True) -> dict[str, float]:
         ("prelude_num_parks_total", 2),
         ("prelude_num_swaps_total", 11),
         ("prelude_kv_blocks_swapped_total", 120),
+        ("prelude_startup_ratio", 1),
+        ("prelude_max_seqs", 8),
+        ("prelude_kv_blocks", 16),
+        ("prelude_build_info", 1),
+        ("vllm:num_requests_running", 3),
+        ("vllm:num_requests_waiting", 2),
+        ("vllm:kv_cache_usage_perc", 0.25),
+        ("vllm:prefix_cache_queries_total", 100),
+        ("vllm:prefix_cache_hits_total", 40),
+        ("vllm:prompt_tokens_total", 100),
+        ("vllm:generation_tokens_total", 55),
+        ("vllm:num_preemptions_total", 6),
+        ("vllm:cache_config_info", 1),
     ],
 )
 async def test_engine_statistics(name: str, value: float) -> None:
@@ -138,6 +152,66 @@ async def test_latencies_are_histograms_by_class() -> None:
     assert found[f"{name}_count", "deep"] == 4
     assert found[f"{name}_sum", "deep"] == pytest.approx(5000.006)
     assert (f"{name}_count", "fast") not in found
+    await client.close()
+
+
+async def test_vllm_knows_no_classes() -> None:
+    client, _ = scripted_client()
+    metrics = Metrics(client, "m")
+    metrics.ttft["fast"].add(0.0011)
+    metrics.ttft["deep"].add(0.004)
+    metrics.finished("stop", "fast")
+    metrics.finished("stop", "deep")
+    metrics.finished("length", "deep")
+    metrics.prompt_tokens.observe(7)
+    found = await scraped(metrics)
+    name = "vllm:time_to_first_token_seconds"
+    assert (found[f"{name}_bucket", "0", "0.0016"], found[f"{name}_bucket", "0", "0.01"]) == (1, 2)
+    assert found[f"{name}_count", "0"] == 2
+    assert found[f"{name}_sum", "0"] == pytest.approx(0.0051)
+    assert found["vllm:request_success_total", "0", "stop"] == 2
+    assert found["vllm:request_success_total", "0", "length"] == 1
+    assert found["vllm:request_prompt_tokens_count", "0"] == 1
+    assert found["vllm:request_prompt_tokens_bucket", "0", "10.0"] == 1
+    await client.close()
+
+
+async def test_every_latency_has_both_names() -> None:
+    client, _ = scripted_client()
+    metrics = Metrics(client, 'a "b"\\')
+    families = {family.name for family in text_string_to_metric_families(metrics.text().decode())}
+    ours = {name.removeprefix("prelude_") for name in families if name.startswith("prelude_")}
+    its = {name.removeprefix("vllm:") for name in families if name.startswith("vllm:")}
+    assert its <= ours
+    assert {"e2e_request_latency_seconds", "request_decode_time_seconds"} <= its
+    await client.close()
+
+
+async def test_phases_of_the_start() -> None:
+    client, transport = scripted_client()
+    metrics = Metrics(client, "m")
+    transport.say(Progress("loading weights", 0.5))
+    await until(lambda: client.progress.fraction == 0.5)
+    found = await scraped(metrics)
+    assert (found["prelude_engine_up",], found["prelude_startup_ratio",]) == (0, 0.5)
+    phases = {"imports": 1.5, "loading weights": 2.0}
+    transport.say(Ready(msgspec.structs.replace(some_info(), startup_s=phases)))
+    await client.wait_ready()
+    found = await scraped(metrics)
+    assert (found["prelude_engine_up",], found["prelude_startup_ratio",]) == (1, 1)
+    assert found["prelude_startup_seconds", "loading weights"] == 2.0
+    await client.close()
+
+
+async def test_labels_are_escaped() -> None:
+    client, _ = scripted_client()
+    metrics = Metrics(client, 'a "b"\\')
+    metrics.ttft["fast"].add(1.0)
+    families = text_string_to_metric_families(metrics.text().decode())
+    names = {
+        s.labels["model_name"] for f in families for s in f.samples if "model_name" in s.labels
+    }
+    assert names == {'a "b"\\'}
     await client.close()
 
 

@@ -140,8 +140,10 @@ async def test_metrics() -> None:
         assert after[f"prelude_num_requests_running{label}"] == 0
         assert after[f"prelude_kv_cache_usage_perc{label}"] == 0
         model = 'model_name="test-model"'
-        assert after[f'prelude_request_success_total{{finished_reason="stop",{model}}}'] == 1
-        assert after[f'prelude_request_success_total{{finished_reason="length",{model}}}'] == 1
+        ended = f'finished_reason="stop",{model},service_class="fast"'
+        assert after[f"prelude_request_success_total{{{ended}}}"] == 1
+        ended = f'finished_reason="length",{model},service_class="fast"'
+        assert after[f"prelude_request_success_total{{{ended}}}"] == 1
         route = 'route="/v1/chat/completions"'
         assert after[f'prelude_http_requests_total{{{model},{route},status="200"}}'] == 2
         assert after[f'prelude_http_requests_total{{{model},{route},status="404"}}'] == 1

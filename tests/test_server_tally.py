@@ -48,7 +48,7 @@ async def test_gaps_belong_to_the_class_at_their_time(metrics: Metrics) -> None:
         tally.note(0, token(), 10.8 + n / 10)
     tally.note(0, token(told("fast")), 11.3)  # the end of its reasoning
     tally.note(0, token(), 11.4)
-    tally.ended(11.4)
+    tally.ended(11.4, [2])
     assert num(metrics) == {
         "ttft": {"fast": 1},
         "itl": {"fast": 3, "deep": 6},
@@ -59,11 +59,23 @@ async def test_gaps_belong_to_the_class_at_their_time(metrics: Metrics) -> None:
     assert metrics.e2e["deep"].sum_s == pytest.approx(1.4)
 
 
+async def test_a_finished_request_is_taken_apart(metrics: Metrics) -> None:
+    tally = Tally(metrics, 2, arrival_s=10.0)
+    for index, seconds in ((0, 10.5), (1, 10.6), (0, 11.0), (0, 11.5), (1, 11.6)):
+        tally.note(index, token(told("fast") if seconds < 11 else None), seconds)
+    tally.ended(11.7, [3, 2])
+    assert sum(metrics.per_token["fast"].counts) == 2
+    assert metrics.per_token["fast"].sum_s == pytest.approx(0.5 + 1.0)
+    assert metrics.prefill["fast"].sum_s == pytest.approx(0.002)
+    assert metrics.decode["fast"].sum_s == pytest.approx(1.1)
+    assert metrics.inference["fast"].sum_s == pytest.approx(1.102)
+
+
 async def test_a_document_waits_as_one_and_speaks_fast(metrics: Metrics) -> None:
     tally = Tally(metrics, 1, arrival_s=0.0)
     tally.note(0, token(told("fast", "doc")), 5.0)
     tally.note(0, token(told("fast", "doc")), 5.1)
-    tally.ended(5.1)
+    tally.ended(5.1, [0])
     assert num(metrics) == {"ttft": {"doc": 1}, "itl": {"fast": 1}, "e2e": {"doc": 1}}
     assert tally.service_class == "doc"
 
@@ -72,7 +84,7 @@ async def test_batch_stays_batch(metrics: Metrics) -> None:
     tally = Tally(metrics, 1, arrival_s=0.0)
     tally.note(0, token(told("batch", "batch")), 1.0)
     tally.note(0, token(), 2.0)
-    tally.ended(2.0)
+    tally.ended(2.0, [1])
     assert num(metrics) == {"ttft": {"batch": 1}, "itl": {"batch": 1}, "e2e": {"batch": 1}}
 
 
