@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
@@ -11,11 +11,11 @@ from prometheus_client import Counter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from prelude.server.errors import CLIENT_CLOSED, invalid
+from prelude.server.errors import CLIENT_CLOSED, ApiError, invalid
 from prelude.server.generation import Generation
 from prelude.server.protocol import GenerationFields
 from prelude.server.services import Services
-from prelude.server.sse import DONE, SSEResponse, disconnected
+from prelude.server.sse import DONE, SSEResponse, disconnected, error_event
 from prelude.server.tally import Timings, server_timing
 
 
@@ -43,7 +43,8 @@ class Source(Protocol[D_co]):
 
 class Reply(Protocol[D_contra]):
     """The words of one API. The methods that return bytes write whole SSE events, or nothing;
-    ``body`` is the whole answer, from every delta of every choice."""
+    ``body`` is the whole answer, from every delta of every choice. Its ``usage`` is OpenAI's,
+    unless it has one."""
 
     def opening(self) -> bytes: ...
     def delta(self, delta: D_contra) -> bytes: ...
@@ -109,23 +110,32 @@ def wants_usage(body: GenerationFields) -> bool:
 
 
 async def respond(
-    request: Request, services: Services, source: Source[D], reply: Reply[D], stream: bool
+    request: Request,
+    services: Services,
+    source: Source[D],
+    reply: Reply[D],
+    stream: bool,
+    *,
+    done: bytes = DONE,
+    on_error: Callable[[ApiError], bytes] = error_event,
 ) -> Response:
-    """The response to a request whose generation has begun; closes it in every case."""
+    """The response to a request whose generation has begun; closes it in every case. A stream's
+    last bytes are ``done``, or what ``on_error`` makes of what went wrong."""
     request.state.generation = generation = source.generation
     if not stream:
         return await _whole(request, source, reply)
     return SSEResponse(
-        _chunks(source, reply, services.metrics.stream_seconds),
+        _chunks(source, reply, done, services.metrics.stream_seconds),
         generation.close,
         ping_s=services.config.server.ping_s,
         send_timeout_s=services.config.server.send_timeout_s,
         late_headers=lambda: _headers(generation.timings(), is_end=False),
+        on_error=on_error,
     )
 
 
 async def _chunks(
-    source: Source[D], reply: Reply[D], seconds: Counter
+    source: Source[D], reply: Reply[D], done: bytes, seconds: Counter
 ) -> AsyncGenerator[bytes, None]:
     """One item for all that one engine step brought; ``seconds`` counts the time it takes."""
     generation = source.generation
@@ -138,7 +148,7 @@ async def _chunks(
                 timings = generation.timings() if generation.finished else None
                 out.append(reply.finish(delta, timings))
         if generation.finished:
-            out += [reply.usage(), DONE]
+            out += [reply.usage(), done]
         data = b"".join(out)
         out.clear()
         seconds.inc(time.perf_counter() - start_s)
@@ -161,7 +171,7 @@ async def _whole(request: Request, source: Source[D], reply: Reply[D]) -> Respon
         await asyncio.gather(work, gone, return_exceptions=True)
         generation.close()
     timings = generation.timings()
-    body |= {"usage": generation.usage().body(), "timings": timings}
+    body = {"usage": generation.usage().body(), **body, "timings": timings}
     headers = _headers(timings, is_end=True)
     return Response(msgspec.json.encode(body), headers=headers, media_type="application/json")
 
