@@ -17,6 +17,7 @@ class Seq:
     num_blocks: int = 0
     is_decoding: bool = False
     is_held: bool = False
+    embeds: bool = False
     num_remaining: int = 50
     num_preemptions: int = 0
     num_output: int = 0

@@ -14,41 +14,16 @@ from itertools import accumulate
 from operator import attrgetter
 from typing import Any
 
-import msgspec
-
+from prelude.batcher.pick import Lanes, Pick, moved
 from prelude.batcher.swap import Copies
 from prelude.batcher.view import PrefixHit, ScheduleConfig, SequenceView, SystemView
 from prelude.types.plan import BucketKey, Launch, LaunchKind, Plan, Row
 from prelude.types.prices import PriceTable, Sums
-from prelude.types.request import SampleMode
-
-_Lanes = dict[LaunchKind, Sums]  # the launches of a step
-
 
 _age = attrgetter("seq_id")
 
 
-class _Pick(msgspec.Struct, frozen=True, gc=False):
-    """``mode`` is None where the last new token is not sampled."""
-
-    seq: SequenceView
-    start: int
-    count: int
-    mode: SampleMode | None
-
-    @classmethod
-    def of(cls, seq: SequenceView, start: int, count: int) -> "_Pick":
-        samples = start + count == seq.num_tokens
-        return cls(seq, start, count, seq.sample_mode if samples else None)
-
-
-def _moved(lanes: _Lanes, lane: LaunchKind, pick: _Pick, sign: int = 1) -> _Lanes:
-    """With a pick more, or less."""
-    sums = lanes[lane].plus(pick.start, pick.count, pick.mode, sign)
-    return {**lanes, lane: sums}
-
-
-def _num_tokens(lanes: _Lanes) -> int:
+def _num_tokens(lanes: Lanes) -> int:
     return sum([sums.tokens for sums in lanes.values()])
 
 
@@ -67,10 +42,10 @@ class Composer:
     budget_ms: float
     rank: Callable[[SequenceView], Any] = _age
     is_settled: bool = True
-    lanes: _Lanes = field(default_factory=dict)
+    lanes: Lanes = field(default_factory=dict)
     num_available: int = 0
     num_free_slots: int = 0
-    picks: dict[int, _Pick] = field(default_factory=dict)
+    picks: dict[int, Pick] = field(default_factory=dict)
     admitted: list[int] = field(default_factory=list)
     preempted: list[int] = field(default_factory=list)
     parked: list[int] = field(default_factory=list)
@@ -82,7 +57,7 @@ class Composer:
     num_reserved: int = 0  # blocks that who is admitted now will want soon
     limits: tuple[float, int] | None = None  # milliseconds and tokens; known when asked for
     copies: Copies = field(init=False)
-    _shared: tuple[float, _Lanes] = field(init=False)
+    _shared: tuple[float, Lanes] = field(init=False)
 
     def __post_init__(self) -> None:
         self.copies = Copies(self.view, self.config)
@@ -114,7 +89,7 @@ class Composer:
             )
         return self.limits
 
-    def price_ms(self, lanes: _Lanes) -> float:
+    def price_ms(self, lanes: Lanes) -> float:
         """Price of a step of these launches, and of the copies there are so far."""
         return self.copies.ms + sum(self._launch_ms(kind, sums) for kind, sums in lanes.items())
 
@@ -127,7 +102,7 @@ class Composer:
         low, high = min(at_least, limit), limit
         while low < high:
             middle = (low + high + 1) // 2
-            if self.price_ms(self._with(_Pick.of(seq, start, middle))) <= limit_ms:
+            if self.price_ms(self._with(Pick.of(seq, start, middle))) <= limit_ms:
                 low = middle
             else:
                 high = middle - 1
@@ -148,7 +123,7 @@ class Composer:
         modes = []
         for seq in seqs:
             start, mode = seq.num_computed, seq.sample_mode
-            picks[seq.seq_id] = _Pick(seq, start, 1, mode)
+            picks[seq.seq_id] = Pick(seq, start, 1, mode)
             ctx += start + 1
             modes.append(mode)
         lane = self._lane(1)
@@ -272,15 +247,15 @@ class Composer:
         )
 
     def _pick(self, seq: SequenceView, start: int, count: int, blocks: int) -> None:
-        pick = self.picks[seq.seq_id] = _Pick.of(seq, start, count)
+        pick = self.picks[seq.seq_id] = Pick.of(seq, start, count)
         self.lanes = self._with(pick)
         self.num_available -= blocks
 
     def _lane(self, count: int) -> LaunchKind:
         return "decode" if count == 1 and not self.config.mix else "prefill"
 
-    def _with(self, pick: _Pick) -> _Lanes:
-        return _moved(self.lanes, self._lane(pick.count), pick)
+    def _with(self, pick: Pick) -> Lanes:
+        return moved(self.lanes, self._lane(pick.count), pick)
 
     def _launch_ms(self, kind: LaunchKind, sums: Sums) -> float:
         if not sums.rows:
@@ -300,9 +275,9 @@ class Composer:
         cuts = self._cuts(sums.tokens - down)
         lanes, rest = self.lanes, Sums()
         for pick, kept in cuts:
-            lanes = _moved(lanes, "prefill", pick, -1)
+            lanes = moved(lanes, "prefill", pick, -1)
             if kept:
-                lanes = _moved(lanes, "prefill", _Pick.of(pick.seq, pick.start, kept))
+                lanes = moved(lanes, "prefill", Pick.of(pick.seq, pick.start, kept))
             rest = rest.plus(pick.start + kept, pick.count - kept, pick.mode)
         rest_ms = self._launch_ms("decode" if rest.tokens == rest.rows else "prefill", rest)
         if self._has_more(cuts) or self.price_ms(lanes) + rest_ms < self.price_ms(self.lanes):
@@ -310,7 +285,7 @@ class Composer:
             for pick, kept in cuts:
                 self._keep(pick, kept)
 
-    def _cuts(self, excess: int) -> list[tuple[_Pick, int]]:
+    def _cuts(self, excess: int) -> list[tuple[Pick, int]]:
         """The last chunks, and what is left of each, so that ``excess`` tokens are cut off; none
         where one token would be left of a chunk."""
         cuts = []
@@ -321,22 +296,22 @@ class Composer:
                 cuts.append((pick, kept))
         return [] if any(kept == 1 for _, kept in cuts) else cuts
 
-    def _keep(self, pick: _Pick, kept: int) -> None:
+    def _keep(self, pick: Pick, kept: int) -> None:
         """Shorten a pick, or take it back."""
         seq_id = pick.seq.seq_id
         if kept:
-            self.picks[seq_id] = _Pick.of(pick.seq, pick.start, kept)
+            self.picks[seq_id] = Pick.of(pick.seq, pick.start, kept)
             return
         del self.picks[seq_id]
         if seq_id in self.admitted:
             self.admitted.remove(seq_id)
             self.copies.leave(seq_id)
 
-    def _has_more(self, cuts: list[tuple[_Pick, int]]) -> bool:
+    def _has_more(self, cuts: list[tuple[Pick, int]]) -> bool:
         """True if the next step has prompts to compute beside what may be cut off."""
-        whole = {pick.seq.seq_id for pick, _ in cuts if pick.mode}
+        whole = {pick.seq.seq_id for pick, _ in cuts if pick.is_last}
         unfinished = any(
-            not p.mode and not p.seq.is_decoding
+            not p.is_last and not p.seq.is_decoding
             for p in self.picks.values()
             if p.seq.seq_id not in whole
         )
@@ -365,7 +340,7 @@ class Composer:
     def _withdraw(self, victim: SequenceView) -> None:
         """It gets nothing in this step."""
         if pick := self.picks.pop(victim.seq_id, None):
-            self.lanes = _moved(self.lanes, self._lane(pick.count), pick, -1)
+            self.lanes = moved(self.lanes, self._lane(pick.count), pick, -1)
             self.num_available += self._new_blocks(victim, pick.count)
             self.num_granted -= self._new_blocks(victim, pick.count)
 

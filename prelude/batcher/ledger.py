@@ -297,6 +297,7 @@ class Ledger:
             seq.num_prompt,
             (*seq.eos_ids, *seq.params.stop_token_ids),
             seq.wants_prompt_logprobs,
+            seq.embeds,
         )
 
     def _first_grant(self, admit: SlotAdmit) -> Iterator[BlockGrant]:
@@ -316,7 +317,7 @@ class Ledger:
         decodes = row.num_tokens == 1 and seq.is_decoding
         tokens = () if decodes else tuple(seq.token_ids[row.start : end])
         seq.num_computed = end
-        seq.num_tokens += row.samples
+        seq.num_tokens += row.samples or (seq.embeds and end == seq.num_prompt)
         return Row(row.seq_id, seq.slot, row.start, row.num_tokens, tokens, row.samples)
 
     def _preempt(self, seq: Sequence) -> None:

@@ -24,6 +24,9 @@ class Sequence:
     ``num_settled`` it is certain. A sequence without a slot has no KV, unless
     it is parked or its KV is in ``host_blocks``.
 
+    One that ``embeds`` has no output: a token that is never known stands for its embedding while
+    that is under way.
+
     ``leader`` is the choice whose prompt blocks this one will share (``n > 1``); it waits until
     the leader has computed them. A sequence is resident while it has a slot; one that has blocks
     and no slot is parked.
@@ -45,6 +48,7 @@ class Sequence:
     leader: "Sequence | None" = None
     params: SamplingParams = field(init=False)
     sample_mode: SampleMode = field(init=False)
+    embeds: bool = field(init=False)
     stop_ids: frozenset[int] = field(init=False)
     end: int = field(init=False)  # tokens of prompt and output, when it has all it may have
     token_ids: list[int] = field(init=False)
@@ -82,6 +86,7 @@ class Sequence:
     def __post_init__(self) -> None:
         self.params = self.request.params
         self.sample_mode = self.params.sample_mode
+        self.embeds = self.request.embeds
         self.stop_ids = frozenset((*self.eos_ids, *self.params.stop_token_ids))
         self.token_ids = list(self.request.prompt_ids)
         self.num_prompt = self.num_tokens = len(self.token_ids)

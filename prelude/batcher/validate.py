@@ -17,6 +17,8 @@ def validate(request: Request, max_len: int, vocab_size: int) -> None:
         )
     if not 0 <= min(prompt) <= max(prompt) < vocab_size:
         raise RequestError(f"prompt: token ids must be between 0 and {vocab_size - 1}")
+    if request.embeds and (params.n, params.max_tokens) != (1, 1):
+        raise RequestError("embeds: an embedding is one choice of max_tokens=1")
     for name, ids in (
         ("logit_bias", params.logit_bias.keys()),
         ("stop_token_ids", params.stop_token_ids),

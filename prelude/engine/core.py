@@ -30,7 +30,7 @@ from prelude.engine.events import (
     timings_of,
     token_event,
 )
-from prelude.engine.gauges import count_classes
+from prelude.engine.gauges import Gauges, LastStep
 from prelude.engine.pace import Pace
 from prelude.engine.policies import POLICIES
 from prelude.engine.profile import Profile
@@ -38,14 +38,14 @@ from prelude.engine.steplog import StepLog, StepRecord
 from prelude.graphs.buckets import Buckets
 from prelude.runner.protocol import Runner
 from prelude.types.errors import Refusal, RequestError
-from prelude.types.plan import Plan, Sampled, StepOutput
+from prelude.types.plan import Embedding, Plan, Sampled, StepOutput
 from prelude.types.request import FinishReason, Request, TokenEvent
-from prelude.types.wire import ClassStats, EngineStats
+from prelude.types.service import ServiceClass
+from prelude.types.wire import EngineStats
 
 Clock = Callable[[], float]
 
 _STEPS_A_SAVE = 10_000
-_COUNT_S = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,15 +127,7 @@ class EngineCore:
         self._pace = Pace()
         self._flights: deque[_Flight] = deque()
         self._collected_s = 0.0
-        self._steps = 0
-        self._prompt_tokens = 0
-        self._cached_prompt_tokens = 0
-        self._output_tokens = 0
-        self._wasted_tokens = 0
-        self._last = (0.0, 0.0, 0.0)
-        self._budget_ms = 0.0
-        self._classes: tuple[ClassStats, ...] = ()
-        self._counted_s = -1.0
+        self._gauges = Gauges(self.ledger, clock)
 
     @property
     def has_work(self) -> bool:
@@ -170,7 +162,7 @@ class EngineCore:
         except RequestError as error:
             return refusals(request, error)
         self.ledger.queue(group)
-        self._prompt_tokens += len(request.prompt_ids)
+        self._gauges.prompt_tokens += len(request.prompt_ids)
         return []
 
     def _classify(self, group: list[Sequence]) -> None:
@@ -180,7 +172,8 @@ class EngineCore:
         cached, end = self.ledger.match(first).num_tokens, first.num_prompt
         token_ms = prompt_ms(prices, 0, end, chunk) / end
         first_ms = prompt_ms(prices, cached, end, chunk)
-        prediction = self._predictor.predict(first.request) if self._predictor else None
+        predictor = None if first.embeds else self._predictor
+        prediction = predictor.predict(first.request) if predictor else None
         for seq in group:
             seq.prediction = prediction
             seq.token_ms = token_ms
@@ -197,7 +190,7 @@ class EngineCore:
         message may cross the sequence's own end on the way."""
         for seq in self.ledger.group(uid):
             if seq.index == index and not seq.finish_reason:
-                self._wasted_tokens += max(seq.num_output - num_tokens, 0)
+                self._gauges.wasted_tokens += max(seq.num_output - num_tokens, 0)
                 return [self._finish(seq, "stop", keep=num_tokens)]
         return []
 
@@ -265,7 +258,10 @@ class EngineCore:
             if (seq := seqs[token.seq_id]) is not None:
                 events.append(self._append(seq, token))
             else:
-                self._wasted_tokens += 1
+                self._gauges.wasted_tokens += 1
+        for found in output.embeddings:
+            if (seq := seqs[found.seq_id]) is not None:
+                events.append(self._embedded(seq, found))
         self.ledger.end_step()
         self._account(plan, output, begun_s)
         return events
@@ -281,14 +277,11 @@ class EngineCore:
         seq.token_ids.append(sampled.token_id)
         was = seq.service_class
         self._classifier.appended(seq, sampled.token_id)
-        self._output_tokens += 1
+        self._gauges.output_tokens += 1
         now_s = self.ledger.now_s
         is_first = seq.first_token_s is None
         if is_first:
-            seq.first_token_s = now_s
-            seq.waited_as = was
-            self._admission.answered(seq)
-            self._cached_prompt_tokens += seq.num_cached_tokens if seq.leader is None else 0
+            self._answered(seq, was)
         reason, stop_id = _stop(seq, sampled.token_id)
         if reason:
             self._end(seq, reason)
@@ -298,6 +291,18 @@ class EngineCore:
         timings = timings_of(seq, now_s) if is_news else None
         return token_event(seq, sampled, reason, stop_id, timings)
 
+    def _embedded(self, seq: Sequence, found: Embedding) -> TokenEvent:
+        self._answered(seq, seq.service_class)
+        self._end(seq, "stop")
+        return last_event(seq, "stop", self.ledger.now_s, embedding=found.data)
+
+    def _answered(self, seq: Sequence, waited_as: ServiceClass) -> None:
+        """Its first token, or all that it wanted, is here."""
+        seq.first_token_s = self.ledger.now_s
+        seq.waited_as = waited_as
+        self._admission.answered(seq)
+        self._gauges.cached_prompt_tokens += seq.num_cached_tokens if seq.leader is None else 0
+
     def _finish(
         self,
         seq: Sequence,
@@ -306,14 +311,14 @@ class EngineCore:
         refusal: Refusal | None = None,
     ) -> TokenEvent:
         if reason != "stop":
-            self._wasted_tokens += seq.num_output
+            self._gauges.wasted_tokens += seq.num_output
         self._end(seq, reason, keep)
         return last_event(seq, reason, self.ledger.now_s, refusal)
 
     def _end(self, seq: Sequence, reason: FinishReason, keep: int | None = None) -> None:
         self.ledger.finish(seq, reason, keep)
         self._admission.ended(seq)
-        if self._predictor:
+        if self._predictor and not seq.embeds:
             cut_off = reason not in ("stop", "length")
             self._predictor.observe(seq.request, seq.num_output, censored=cut_off)
         self.log.ended(seq, self.ledger.now_s)
@@ -321,60 +326,28 @@ class EngineCore:
     def _account(self, plan: Plan, output: StepOutput, begun_s: float) -> None:
         """A step lasts from its planning, or the end of the one before it if that came later, to
         its own end; with nothing else under way, until it is committed."""
-        self._steps += 1
-        if self._steps % _STEPS_A_SAVE == 0:
+        gauges = self._gauges
+        gauges.num_steps += 1
+        if gauges.num_steps % _STEPS_A_SAVE == 0:
             self._save_profile()
         for launch, actual_ms in zip(plan.launches, output.actual_ms, strict=True):
             self.profile.observe(launch, actual_ms)
         end_s = self._collected_s if self._flights else self._clock()
         step_ms = (end_s - begun_s) * 1e3
         overhead_ms = max(step_ms - output.run_ms, 0.0)
-        self._last = (step_ms, plan.price_ms, overhead_ms)
-        self._budget_ms = plan.budget_ms
-        self.log.append(StepRecord.of(self._steps, begun_s, overhead_ms, plan, output, self.ledger))
+        gauges.last = LastStep(step_ms, plan.price_ms, overhead_ms, plan.budget_ms)
+        self.log.append(
+            StepRecord.of(gauges.num_steps, begun_s, overhead_ms, plan, output, self.ledger)
+        )
 
     def _save_profile(self) -> None:
         programs = self.runner.programs
         self.profile.save(compiled=programs.ready == programs.total)
 
     def stats(self) -> EngineStats:
-        pool, programs = self.ledger.pool, self.runner.programs
-        step_ms, price_ms, overhead_ms = self._last
-        return EngineStats(
-            num_waiting=self.ledger.num_waiting,
-            num_running=self.ledger.num_running,
-            num_blocks=pool.num_usable,
-            num_blocks_referenced=pool.num_referenced,
-            num_blocks_cached=pool.num_cached,
-            num_steps=self._steps,
-            num_preemptions=self.ledger.num_preemptions,
-            prompt_tokens=self._prompt_tokens,
-            cached_prompt_tokens=self._cached_prompt_tokens,
-            output_tokens=self._output_tokens,
-            wasted_tokens=self._wasted_tokens,
-            programs_ready=programs.ready,
-            programs_total=programs.total,
-            programs_missed=programs.missed,
-            step_ms=step_ms,
-            step_price_ms=price_ms,
-            overhead_ms=overhead_ms,
-            price_error=self.profile.prices.error,
-            price_p90=self.profile.prices.quantiles("decode").p90,
-            budget_ms=self._budget_ms,
-            num_parks=self.ledger.num_parks,
-            num_swaps=self.ledger.shelf.num_swaps,
-            num_swapped_blocks=self.ledger.shelf.num_copied,
-            classes=self._class_stats(),
-            refused=self._admission.refused,
+        return self._gauges.stats(
+            self.runner.programs, self.profile.prices, self._admission.refused
         )
-
-    def _class_stats(self) -> tuple[ClassStats, ...]:
-        """Counted again ten times a second at most, also while nothing runs: gauges, for people."""
-        now_s = self._clock()
-        if now_s - self._counted_s >= _COUNT_S:
-            self._counted_s = now_s
-            self._classes = count_classes(self.ledger)
-        return self._classes
 
     def close(self) -> None:
         self._save_profile()

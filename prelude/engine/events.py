@@ -37,7 +37,11 @@ def token_event(
 
 
 def last_event(
-    seq: Sequence, reason: FinishReason, now_s: float, refusal: Refusal | None = None
+    seq: Sequence,
+    reason: FinishReason,
+    now_s: float,
+    refusal: Refusal | None = None,
+    embedding: bytes | None = None,
 ) -> TokenEvent:
     """The end of a sequence that ends without another token."""
     return TokenEvent(
@@ -49,6 +53,7 @@ def last_event(
         timings=timings_of(seq, now_s),
         error=None if refusal is None else str(refusal),
         refusal=refusal,
+        embedding=embedding,
     )
 
 

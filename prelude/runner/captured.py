@@ -23,9 +23,11 @@ from prelude.models.decoder import Decoder
 from prelude.runner.captured_prices import PriceList
 from prelude.runner.captured_programs import AttentionPlanner, Programs
 from prelude.runner.device_slots import DeviceSlots, Draw
+from prelude.runner.embeddings import embedding_rows, embeddings, gather
 from prelude.runner.static_inputs import pack, shapes_of
 from prelude.runner.swap import Copying, Swapper
 from prelude.types.plan import (
+    Embedding,
     Launch,
     Plan,
     ProgramCount,
@@ -50,6 +52,14 @@ class _Scores:
 
 
 @dataclass(frozen=True, slots=True)
+class _Embedded:
+    """Embeddings of some sequences, on their way to the host."""
+
+    seq_ids: tuple[int, ...]
+    read: Callable[[], Results]
+
+
+@dataclass(frozen=True, slots=True)
 class _Running:
     """A launch under way, and what will come back from it."""
 
@@ -59,6 +69,7 @@ class _Running:
     ids: Callable[[], Results]
     logprobs: Callable[[], Results] | None
     prompts: tuple[_Scores, ...]
+    embedded: _Embedded | None
 
 
 class CapturedRunner:
@@ -150,6 +161,7 @@ class CapturedRunner:
             tuple(part.end.ms_since(part.start) for part in running),
             tuple(scores for part in running for scores in _prompt_logprobs(part)),
             copying.wait_ms() if copying else 0.0,
+            tuple(found for part in running for found in _embeddings(part)),
         )
 
     def _launch(self, launch: Launch) -> _Running:
@@ -164,7 +176,8 @@ class CapturedRunner:
         ids = self._queue.fetch(lambda: (self._programs.ids[:num],))
         logprobs = self._logprobs(launch) if samples else None
         prompts = tuple(self._scores(launch))
-        return _Running(launch, start, self._queue.mark(), ids, logprobs, prompts)
+        embedded = self._embedded(launch)
+        return _Running(launch, start, self._queue.mark(), ids, logprobs, prompts, embedded)
 
     def _admit(self, row: Row) -> SlotAdmit:
         admit = self._slots.admits[row.slot]
@@ -181,6 +194,13 @@ class CapturedRunner:
         return self._queue.fetch(
             lambda: sampling.logprobs(programs.logits[:num], programs.ids[:num].long(), max(counts))
         )
+
+    def _embedded(self, launch: Launch) -> _Embedded | None:
+        seq_ids, tokens = embedding_rows(launch, self._slots.admits)
+        if not tokens:
+            return None
+        read = self._queue.fetch(lambda: (gather(self._programs.hidden, tokens),))
+        return _Embedded(seq_ids, read)
 
     def _scores(self, launch: Launch) -> Iterator[_Scores]:
         """Prompt logprobs: the new tokens of a row predict the prompt tokens behind them."""
@@ -216,6 +236,10 @@ class CapturedRunner:
             else:
                 own, top_ids, top = scores
                 yield Sampled(row.seq_id, token, own[i], tuple(top_ids[i]), tuple(top[i]))
+
+
+def _embeddings(part: _Running) -> list[Embedding]:
+    return embeddings(part.embedded.seq_ids, part.embedded.read()[0]) if part.embedded else []
 
 
 def _prompt_logprobs(part: _Running) -> Iterator[PromptLogprobs]:

@@ -6,11 +6,13 @@ or reused too early changes the output, as it would on a device. So does one tha
 wrong place.
 """
 
+from array import array
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from prelude.types.plan import (
+    Embedding,
     Launch,
     Plan,
     ProgramCount,
@@ -31,6 +33,12 @@ def next_token(context: list[int], vocab_size: int) -> int:
     for token in context:
         state = (state * 1_000_003 + token * 7919 + 12_345) & 0xFFFFFFFF
     return 1 + state % (vocab_size - 1)
+
+
+def fake_embedding(context: list[int], vocab_size: int) -> bytes:
+    """Four float32 numbers that depend on all tokens."""
+    parts = ([token + i for token in context] for i in range(4))
+    return array("f", [next_token(part, vocab_size) - vocab_size / 2 for part in parts]).tobytes()
 
 
 @dataclass(slots=True)
@@ -73,13 +81,15 @@ class FakeRunner:
         self._write_slots(plan)
         sampled: list[Sampled] = []
         scores: list[PromptLogprobs] = []
+        embeddings: list[Embedding] = []
         for launch in plan.launches:
             sampled.extend(self._run(launch))
             scores.extend(filter(None, map(self._score, launch.rows)))
+            embeddings.extend(filter(None, map(self._embed, launch.rows)))
         actual_ms = tuple(launch.price_ms for launch in plan.launches)
         copy_ms = self.swap_ms * plan.num_copies
         self._pass_time(sum(actual_ms) + copy_ms, submitted_s)
-        return StepOutput(tuple(sampled), actual_ms, tuple(scores), copy_ms)
+        return StepOutput(tuple(sampled), actual_ms, tuple(scores), copy_ms, tuple(embeddings))
 
     def _copy(self, plan: Plan) -> None:
         for copy in plan.copies_out:
@@ -131,9 +141,18 @@ class FakeRunner:
                 self._kv[self._position(row, row.start + i)] = token
         return [self._sample(row) for row in launch.rows if row.samples]
 
-    def _sample(self, row: Row) -> Sampled:
+    def _context(self, row: Row) -> list[int]:
         end = row.start + row.num_tokens
-        context = [self._kv[self._position(row, i)] for i in range(end)]
+        return [self._kv[self._position(row, i)] for i in range(end)]
+
+    def _embed(self, row: Row) -> Embedding | None:
+        admit = self._admits[row.slot]
+        if not admit.embeds or row.start + row.num_tokens < admit.num_prompt:
+            return None
+        return Embedding(row.seq_id, fake_embedding(self._context(row), self.vocab_size))
+
+    def _sample(self, row: Row) -> Sampled:
+        context = self._context(row)
         token = self.model(context) if self.model else next_token(context, self.vocab_size)
         self._last[row.slot] = token
         return Sampled(row.seq_id, token, -1.0, (token,), (-1.0,))

@@ -10,11 +10,20 @@ from prelude.cache.layout import KVLayout
 from prelude.graphs.pool import LayerPrograms
 from prelude.models.decoder import Decoder
 from prelude.runner.calibrate import measure_prices, remeasure_body
+from prelude.runner.embeddings import embedding_rows, embeddings, gather
 from prelude.runner.inputs import LaunchInputs, build_inputs
 from prelude.runner.sampler import prompt_logprobs, sample
 from prelude.runner.slots import Slots
 from prelude.runner.swap import AtOnce, Swapper
-from prelude.types.plan import Launch, Plan, ProgramCount, PromptLogprobs, Sampled, StepOutput
+from prelude.types.plan import (
+    Embedding,
+    Launch,
+    Plan,
+    ProgramCount,
+    PromptLogprobs,
+    Sampled,
+    StepOutput,
+)
 from prelude.types.prices import PriceTable
 
 
@@ -82,26 +91,32 @@ class ModelRunner:
             self._slots.grant(grant)
         sampled: list[Sampled] = []
         prompts: list[PromptLogprobs] = []
+        embedded: list[Embedding] = []
         actual_ms = []
         for launch in plan.launches:
             inputs = build_inputs(launch, self._slots, self.block_size)
             start = time.perf_counter()
-            tokens, scores = self._run(launch, inputs)
+            tokens, scores, found = self._run(launch, inputs)
             actual_ms.append((time.perf_counter() - start) * 1e3)
             sampled += tokens
             prompts += scores
+            embedded += found
         copy_ms = copying.wait_ms() if copying else 0.0
-        return StepOutput(tuple(sampled), tuple(actual_ms), tuple(prompts), copy_ms)
+        return StepOutput(
+            tuple(sampled), tuple(actual_ms), tuple(prompts), copy_ms, tuple(embedded)
+        )
 
     def _run(
         self, launch: Launch, inputs: LaunchInputs
-    ) -> tuple[list[Sampled], list[PromptLogprobs]]:
+    ) -> tuple[list[Sampled], list[PromptLogprobs], list[Embedding]]:
         hidden = self.decoder(inputs.ids, inputs.positions, self._kv, inputs.meta)
         sampled: list[Sampled] = []
         if inputs.sample_rows:
             logits = self.decoder.logits(hidden[inputs.sample_at])
             sampled = sample(launch, inputs, logits, self._slots)
-        return sampled, self._prompt_logprobs(launch, inputs, hidden)
+        seq_ids, tokens = embedding_rows(launch, self._slots.admits)
+        found = embeddings(seq_ids, gather(hidden, tokens).cpu()) if tokens else []
+        return sampled, self._prompt_logprobs(launch, inputs, hidden), found
 
     def _prompt_logprobs(
         self, launch: Launch, inputs: LaunchInputs, hidden: Tensor

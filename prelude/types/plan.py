@@ -58,7 +58,8 @@ class SlotAdmit:
 
     ``seed`` is already resolved. ``token_ids`` are prompt and output so far, which penalties and
     resumed sequences need; ``num_prompt`` splits them. ``eos_ids`` are the tokens that
-    ``min_tokens`` forbids. ``scores_prompt`` asks for the prompt's logprobs.
+    ``min_tokens`` forbids. ``scores_prompt`` asks for the prompt's logprobs, ``embeds`` for its
+    embedding instead of an answer.
     """
 
     slot: int
@@ -69,6 +70,7 @@ class SlotAdmit:
     num_prompt: int
     eos_ids: tuple[int, ...]
     scores_prompt: bool = False
+    embeds: bool = False
 
 
 class BlockGrant(msgspec.Struct, frozen=True, gc=False):
@@ -149,6 +151,13 @@ class PromptLogprobs:
     top_logprobs: tuple[tuple[float, ...], ...]
 
 
+class Embedding(msgspec.Struct, frozen=True, gc=False):
+    """The normed hidden state of a prompt's last token: float32 in the machine's byte order."""
+
+    seq_id: int
+    data: bytes
+
+
 @dataclass(frozen=True, slots=True)
 class StepOutput:
     """What a step produced. ``actual_ms`` is one wall time per launch of the plan, ``copy_ms``
@@ -158,6 +167,7 @@ class StepOutput:
     actual_ms: tuple[float, ...]
     prompt_logprobs: tuple[PromptLogprobs, ...] = ()
     copy_ms: float = 0.0
+    embeddings: tuple[Embedding, ...] = ()
 
     @property
     def run_ms(self) -> float:

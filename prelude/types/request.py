@@ -125,7 +125,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One prompt to continue. ``uid`` is unique per client connection to an engine.
 
     ``arrival_s`` is seconds of the host's monotonic clock, 0 when unknown. ``cache_salt``
-    partitions the prefix cache by tenant.
+    partitions the prefix cache by tenant. ``embeds`` asks for the prompt's embedding and for no
+    tokens; ``params`` then say ``max_tokens=1`` and ``n=1``.
     """
 
     uid: int
@@ -134,6 +135,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     arrival_s: float = 0.0
     cache_salt: str = ""
     hints: Hints = Hints()
+    embeds: bool = False
 
 
 class TokenLogprobs(msgspec.Struct, frozen=True, array_like=True):
@@ -165,7 +167,8 @@ class TokenEvent(msgspec.Struct, frozen=True, array_like=True):
 
     A sequence ends with exactly one event that has a ``finish_reason``; ``error`` then says why
     when the reason is "error", and ``refusal`` where another time would have been better.
-    ``stop_reason`` is the stop token id, where one stopped it.
+    ``stop_reason`` is the stop token id, where one stopped it. ``embedding`` is the normed hidden
+    state of the prompt's last token, float32 in the machine's byte order.
     """
 
     uid: int
@@ -179,3 +182,4 @@ class TokenEvent(msgspec.Struct, frozen=True, array_like=True):
     timings: RequestTimings | None = None
     error: str | None = None
     refusal: Refusal | None = None
+    embedding: bytes | None = None
