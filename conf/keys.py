@@ -103,13 +103,16 @@ def _escape(text: str) -> str:
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """``"; did you mean X?"`` for the name closest to ``name``, or nothing if none is close.
 
-    A last part that exists elsewhere (``port`` for ``server.port``) counts as close.
+    A last part that exists elsewhere (``port`` for ``server.port``) counts as close, the least
+    nested of several.
     """
     names = list(known)
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.7)
     if not close:
         leaf = name.rpartition(".")[2]
         close = [other for other in names if other.rpartition(".")[2] == leaf]
+        depth = min((other.count(".") for other in close), default=0)
+        close = [other for other in close if other.count(".") == depth]
     return f"; did you mean {close[0]}?" if len(close) == 1 else ""
 
 

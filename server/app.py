@@ -12,8 +12,10 @@ from starlette.routing import Route
 from prelude.client.client import EngineClient, EngineDeadError
 from prelude.conf.schema import Config
 from prelude.server import routes
+from prelude.server.auth import needed_scope
 from prelude.server.chat import chat_completions
 from prelude.server.completions import completions
+from prelude.server.doors import public_doors
 from prelude.server.errors import (
     ApiError,
     on_api_error,
@@ -23,7 +25,9 @@ from prelude.server.errors import (
     on_http_error,
 )
 from prelude.server.fields import FieldChecker
+from prelude.server.keys import Keyring
 from prelude.server.lifecycle import Lifecycle
+from prelude.server.limits import Limits
 from prelude.server.live import Live
 from prelude.server.live_events import live_events
 from prelude.server.metrics import Metrics
@@ -35,12 +39,16 @@ from prelude.text.tokenizer import Tokenizer
 
 def build_app(client: EngineClient, tokenizer: Tokenizer, config: Config) -> Starlette:
     """The HTTP front of one engine. ``app.state.services`` holds what the routes share; its
-    ``lifecycle`` is what a server drains."""
+    ``lifecycle`` is what a server drains. Raises ``ValueError`` or ``OSError`` for bad keys."""
     model_name = config.model.name or Path(config.model.path).expanduser().resolve().name
     metrics, lifecycle = Metrics(client, model_name), Lifecycle()
+    keyring, limits = Keyring(config.server), Limits()
     app = Starlette(
         routes=_routes(),
-        middleware=[Middleware(ObserveMiddleware, on_response=metrics.responded)],
+        middleware=[
+            Middleware(ObserveMiddleware, on_response=metrics.responded),
+            *public_doors(config.server, keyring, limits, page_paths()),
+        ],
         exception_handlers={
             ApiError: on_api_error,
             HTTPException: on_http_error,
@@ -57,6 +65,8 @@ def build_app(client: EngineClient, tokenizer: Tokenizer, config: Config) -> Sta
         lifecycle=lifecycle,
         live=Live(client, metrics, lifecycle, model_name),
         fields=FieldChecker(config.server.strict, metrics.unknown_field),
+        keyring=keyring,
+        limits=limits,
         model_name=model_name,
         created_s=int(time.time()),
     )
@@ -79,3 +89,8 @@ def _routes() -> list[Route]:
         Route("/live/events", live_events, methods=["GET"]),
         *page_routes(),
     ]
+
+
+def page_paths() -> list[str]:
+    """Of the chat page alone: the live view shows what others do."""
+    return [route.path for route in page_routes() if needed_scope(route.path) == "infer"]

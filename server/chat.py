@@ -63,16 +63,17 @@ async def begin_chat(
     arrival_s = time.monotonic() if arrival_s is None else arrival_s
     services = services_of(request)
     services.check_model(body.model)
-    engine = services.engine()
+    context = request.state.principal.context(services.engine().max_len)
     hints = hints_of(body, request.headers, services.config.batcher.policy)
     prompt_ids = await encode_chat(services.tokenizer, body)
-    room = check_fits(len(prompt_ids), engine.max_len, "messages")
+    room = check_fits(len(prompt_ids), context, "messages")
     params = sampling_params(body, services.defaults, room)
     services.metrics.prepare_seconds.inc(time.monotonic() - arrival_s)
     generation = Generation(
         services,
         [prompt_ids],
         [params],
+        ticket=request.state.ticket,
         arrival_s=arrival_s,
         continues=bool(body.continue_final_message),
         cache_salt=body.cache_salt or "",

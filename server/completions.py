@@ -29,14 +29,14 @@ async def completions(request: Request) -> Response:
     services = services_of(request)
     body = services.fields.decode(await read_body(request), CompletionRequest)
     services.check_model(body.model)
-    engine = services.engine()
+    context = request.state.principal.context(services.engine().max_len)
     include_usage = wants_usage(body)
     hints = hints_of(body, request.headers, services.config.batcher.policy)
     prompts = await encode_prompts(
         services.tokenizer, body, limit=services.config.batcher.max_waiting // max(body.n or 1, 1)
     )
     params = [
-        sampling_params(body, services.defaults, check_fits(len(ids), engine.max_len, "prompt"))
+        sampling_params(body, services.defaults, check_fits(len(ids), context, "prompt"))
         for _, ids in prompts
     ]
     services.metrics.prepare_seconds.inc(time.monotonic() - arrival_s)
@@ -45,6 +45,7 @@ async def completions(request: Request) -> Response:
         services,
         [ids for _, ids in prompts],
         params,
+        ticket=request.state.ticket,
         arrival_s=arrival_s,
         continues=True,
         cache_salt=body.cache_salt or "",

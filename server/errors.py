@@ -22,6 +22,8 @@ CLIENT_CLOSED = 499  # for the access log and the metrics: nobody is there to re
 
 _TYPES = {
     400: "invalid_request_error",
+    401: "authentication_error",
+    403: "permission_error",
     404: "not_found_error",
     405: "invalid_request_error",
     413: "invalid_request_error",
@@ -127,6 +129,10 @@ def from_msgspec(error: msgspec.DecodeError) -> ApiError:
 
 
 def engine_gone(error: EngineDeadError) -> ApiError:
+    """Of a request that was lost with its engine, or came when there was none."""
+    if error.restarting:
+        text = f"the engine ended and is started again; send the request once more: {error}"
+        return retry_later(text, "engine_restarted")
     return ApiError(503, f"the engine is not running: {error}", code="engine_dead")
 
 
@@ -134,8 +140,10 @@ def internal_error() -> ApiError:
     return ApiError(500, "internal error; the server's log has details", code="internal")
 
 
-def retry_later(message: str, code: str, status: int = 503) -> ApiError:
-    return ApiError(status, message, code=code, headers={"retry-after": str(RETRY_AFTER_S)})
+def retry_later(
+    message: str, code: str, status: int = 503, retry_s: int = RETRY_AFTER_S
+) -> ApiError:
+    return ApiError(status, message, code=code, headers={"retry-after": str(retry_s)})
 
 
 def refused(refusal: Refusal) -> ApiError:

@@ -1,6 +1,7 @@
 """One HTTP request's work in the engine: prompts in, text deltas out, numbers at the end."""
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,11 +14,14 @@ from prelude.server.errors import (
     from_value_error,
     retry_later,
 )
+from prelude.server.limits import Ticket
 from prelude.server.services import Services
 from prelude.server.tally import Tally, Timings
 from prelude.text.choice import ChoiceText, TextDelta
 from prelude.types.request import RequestTimings, SamplingParams, TokenEvent, TokenLogprobs
 from prelude.types.service import Hints
+
+_MAX_BATCHES = 16  # of several prompts' events; the rest is joined where it waits
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +55,8 @@ class Generation:
 
     Choice ``j`` of prompt ``i`` has index ``i * n + j``. ``continues`` says that the text goes on
     from the prompt (completions) instead of beginning anew (chat answers); ``prompt_only`` that
-    output tokens are nobody's and do not count.
+    output tokens are nobody's and do not count. What is computed is on the ``ticket``'s account.
+    Raises ``ApiError`` for what its key may not ask for.
     """
 
     def __init__(
@@ -60,6 +65,7 @@ class Generation:
         prompts: Sequence[list[int]],
         params: Sequence[SamplingParams],
         *,
+        ticket: Ticket,
         arrival_s: float,
         continues: bool,
         cache_salt: str = "",
@@ -71,14 +77,19 @@ class Generation:
         self._end_s: float | None = None
         self._prompt_only = prompt_only
         self._interrupted = False
+        self._is_failed = False
         self.params = params[0]  # of all prompts, but for what each has room for
         self._n = params[0].n
         self._prompts: list[_Prompt] = []
+        principal = ticket.principal
+        hints, cache_salt = principal.bound(hints or Hints()), principal.salted(cache_salt)
+        self._reservation = ticket.reserve(prompts, params)
         try:
             for ids, one in zip(prompts, params, strict=True):
                 stream = services.client.submit(ids, one, cache_salt=cache_salt, hints=hints)
                 self._prompts.append(_Prompt(stream, ids))
         except (ValueError, EngineDeadError) as error:
+            self._reservation.settle()
             for prompt in self._prompts:
                 prompt.stream.close()
             if isinstance(error, ValueError):
@@ -124,6 +135,10 @@ class Generation:
         """Of the prompt that choice ``index`` answers, once its first event is here."""
         return self._prompts[index // self._n].logprobs
 
+    def prompt_ids(self, index: int) -> list[int]:
+        """Of the prompt that choice ``index`` answers."""
+        return self._prompts[index // self._n].prompt_ids
+
     def usage(self) -> Usage:
         return Usage(
             sum(len(prompt.prompt_ids) for prompt in self._prompts),
@@ -154,7 +169,8 @@ class Generation:
             prompt.stream.close()
         wake = EngineDeadError("interrupted")
         if self._merged is not None:
-            self._merged.put_nowait(wake)
+            with contextlib.suppress(asyncio.QueueFull):  # then nobody waits
+                self._merged.put_nowait(wake)
         else:
             self._prompts[0].stream.put(wake)
 
@@ -174,6 +190,7 @@ class Generation:
             try:
                 return await self._receive()
             except EngineDeadError as error:
+                self._is_failed = True
                 if not self._interrupted:
                     raise engine_gone(error) from error
         raise retry_later("the server is shutting down", "shutdown")
@@ -187,14 +204,14 @@ class Generation:
         return item
 
     def _merge(self) -> None:
-        merged = self._merged = asyncio.Queue()
+        merged = self._merged = asyncio.Queue(_MAX_BATCHES)
 
         async def pump(stream: Stream) -> None:
             try:
                 while batch := await stream.next_batch():
-                    merged.put_nowait(batch)
+                    await merged.put(batch)
             except EngineDeadError as error:
-                merged.put_nowait(error)
+                await merged.put(error)
 
         self._pumps = [asyncio.create_task(pump(prompt.stream)) for prompt in self._prompts]
         self._by_uid = {p.stream.request.uid: n for n, p in enumerate(self._prompts)}
@@ -219,6 +236,7 @@ class Generation:
         return list(found.values())
 
     def _check(self, event: TokenEvent) -> None:
+        self._is_failed = event.finish_reason in ("error", "abort")
         if event.finish_reason == "error":
             raise from_engine(event.error or "the engine failed this request", event.refusal)
         if event.finish_reason == "abort":
@@ -236,6 +254,7 @@ class Generation:
     def _take_stock(self) -> None:
         assert self._end_s is not None
         usage = self.usage()
+        self._settle(usage)
         if self.finished:
             self._tally.ended(self._end_s, [choice.num_tokens for choice in self.choices])
         self._metrics.prompt_tokens.observe(usage.prompt_tokens)
@@ -249,6 +268,14 @@ class Generation:
                 self._metrics.queue[waited_as].add(prompt.timings.queue_ms / 1e3)
         for choice in self.choices:
             self._metrics.finished(choice.finish_reason or "abort", self._tally.service_class)
+
+    def _settle(self, usage: Usage) -> None:
+        is_begun = self.finished or usage.completion_tokens > 0
+        self._reservation.settle(
+            usage.prompt_tokens if is_begun else 0,
+            usage.completion_tokens,
+            is_served=not self._is_failed,
+        )
 
 
 def _joined(index: int, earlier: TextDelta | None, later: TextDelta) -> TextDelta:

@@ -11,7 +11,9 @@ from prelude.conf.schema import Config
 from prelude.models.sampling_defaults import SamplingDefaults
 from prelude.server.errors import ApiError, engine_gone, retry_later
 from prelude.server.fields import FieldChecker
+from prelude.server.keys import Keyring
 from prelude.server.lifecycle import Lifecycle
+from prelude.server.limits import Limits
 from prelude.server.live import Live
 from prelude.server.metrics import Metrics
 from prelude.text.tokenizer import Tokenizer
@@ -27,6 +29,8 @@ class Services:
     lifecycle: Lifecycle
     live: Live
     fields: FieldChecker
+    keyring: Keyring
+    limits: Limits
     model_name: str
     created_s: int
 
@@ -43,9 +47,13 @@ class Services:
         if self.lifecycle.draining:
             raise retry_later("the server is shutting down", "shutdown")
         if client.info is None:
-            progress = client.progress
+            progress, death = client.progress, client.last_death
+            code = "starting" if death is None else "engine_restarted"
+            after = "" if death is None else f" after it ended ({death.message})"
             raise retry_later(
-                f"the engine is starting: {progress.phase}, {progress.fraction:.0%}", "starting"
+                f"the engine is starting{after}: {progress.phase}, {progress.fraction:.0%}",
+                code,
+                retry_s=client.retry_s,
             )
         return client.info
 

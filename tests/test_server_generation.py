@@ -10,6 +10,8 @@ import pytest
 from prelude.server.app import build_app
 from prelude.server.errors import ApiError
 from prelude.server.generation import Generation, Usage
+from prelude.server.limits import Limits
+from prelude.server.principal import nobody
 from prelude.server.services import Services
 from prelude.text.choice import TextDelta
 from prelude.types.request import RequestTimings, SamplingParams, TokenEvent, TokenLogprobs
@@ -39,6 +41,7 @@ def generation(
         services,
         prompts,
         sampling,
+        ticket=Limits().open(nobody()),
         arrival_s=0.0,
         continues=continues,
         prompt_only=prompt_only,
@@ -250,6 +253,7 @@ async def test_output_of_a_prompt_only_request_is_not_counted() -> None:
             services,
             [[5]],
             [SamplingParams(max_tokens=1)],
+            ticket=Limits().open(nobody()),
             arrival_s=0.0,
             continues=True,
             prompt_only=True,

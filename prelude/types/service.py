@@ -21,7 +21,8 @@ class Hints(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     earned like everybody else's. ``priority`` counts for the policy of that name, smaller first.
     ``client`` pays for what is used; ``template`` is a digest of what requests of its kind share
     (system prompt, tools). ``is_bounded`` says that a schema or a choice bounds the answer.
-    Deadlines are milliseconds after arrival, for the first token and for the last one.
+    Deadlines are milliseconds after arrival, for the first token and for the last one;
+    ``max_cost_ms`` is the device time that it may be expected to take.
     Raises ``ValueError`` naming the field.
     """
 
@@ -33,6 +34,7 @@ class Hints(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     is_bounded: bool = False
     ttft_deadline_ms: float | None = None
     deadline_ms: float | None = None
+    max_cost_ms: float | None = None
 
     def __post_init__(self) -> None:
         for name in ("ttft_deadline_ms", "deadline_ms"):
