@@ -1,244 +1,237 @@
-// The chat page: a conversation kept here, answers streamed from /v1/chat/completions.
+// The chat page: a conversation kept in this browser, answers streamed from /v1/chat/completions.
 
-const $ = (id) => document.getElementById(id);
-const log = $("log");
-let conversation = []; // {role, content}, as the API takes them
-let running = null; // AbortController of the answer being written
+import { applyChunk, LANES, newAnswer, partsOf } from "./answer.js";
+import { CodeView } from "./code_view.js";
+import { $, say } from "./dom.js";
+import { Frame } from "./frame.js";
+import { requestFields, withSystem } from "./options.js";
+import { Panel } from "./panel.js";
+import { Status } from "./status.js";
+import { Store } from "./store.js";
+import { chunks } from "./stream.js";
+import { addTurn, emptyTalk, messagesFor, rewrite } from "./talk.js";
+import { TurnView } from "./turn_view.js";
+import { explain } from "./words.js";
 
-// Settings live in this browser only; what was never set is left to the server.
-const SETTINGS = { system: "", temperature: "", limit: "" };
+const LABELS = { a: "A", b: "B" };
 
-function showSettings() {
-  for (const id in SETTINGS) $(id).value = localStorage.getItem(id) ?? SETTINGS[id];
-  showTemperature();
-}
-
-function showTemperature() {
-  const value = localStorage.getItem("temperature");
-  $("temperature-value").textContent = value === null ? "the model's own" : Number(value).toFixed(1);
-}
-
-for (const id in SETTINGS) {
-  $(id).addEventListener("input", () => {
-    localStorage.setItem(id, $(id).value);
-    showTemperature();
-  });
-}
-
-$("reset").addEventListener("click", () => {
-  for (const id in SETTINGS) localStorage.removeItem(id);
-  showSettings();
-});
-
-function requestBody() {
-  const system = $("system").value.trim();
-  const body = {
-    messages: [...(system ? [{ role: "system", content: system }] : []), ...conversation],
-    stream: true,
-    stream_options: { include_usage: true },
-  };
-  const temperature = localStorage.getItem("temperature");
-  if (temperature !== null) body.temperature = Number(temperature);
-  if ($("limit").value) body.max_tokens = Number($("limit").value);
-  return body;
-}
-
-// Yields the parsed events of a response; comments and the closing mark are skipped.
-async function* events(response) {
-  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
-  let buffer = "";
-  for (;;) {
-    const { value, done } = await reader.read();
-    if (done) return;
-    buffer += value;
-    const blocks = buffer.split("\n\n");
-    buffer = blocks.pop();
-    for (const block of blocks) {
-      if (!block.startsWith("data: ")) continue;
-      const data = block.slice(6);
-      if (data !== "[DONE]") yield JSON.parse(data);
-    }
-  }
-}
-
-// "<think>why</think>what" as [why or null, what, whether the thought is still open]
-function splitThought(text) {
-  const opened = text.match(/^\s*<think>/);
-  if (!opened) return [null, text, false];
-  const rest = text.slice(opened[0].length);
-  const end = rest.indexOf("</think>");
-  return end < 0 ? [rest, "", true] : [rest.slice(0, end), rest.slice(end + 8), false];
-}
-
-function element(tag, className, parent) {
-  const made = document.createElement(tag);
-  if (className) made.className = className;
-  parent?.append(made);
-  return made;
-}
-
-// Text with ``` fences as blocks of code. Built of nodes, never of markup from the model.
-function showText(target, text) {
-  target.replaceChildren();
-  text.split(/^```[^\n]*\n?/m).forEach((piece, n) => {
-    if (n % 2) element("code", "", element("pre", "", target)).textContent = piece.replace(/\n$/, "");
-    else target.append(piece.replace(n ? /^\n+/ : /^$/, "").replace(/\n+$/, "\n"));
-  });
-}
-
-class AnswerView {
+class Chat {
   constructor() {
-    this.root = element("article", "assistant busy", log);
-    this.waiting = element("span", "waiting", this.root);
-    this.text = element("div", "text", this.root);
-    this.numbers = element("div", "numbers", this.root);
-  }
-
-  show(content) {
-    this.waiting.remove();
-    const [thought, answer, thinking] = splitThought(content);
-    if (thought !== null && thought.trim()) this.showThought(thought.trim(), thinking);
-    showText(this.text, answer.trimStart());
-  }
-
-  showThought(thought, thinking) {
-    if (!this.details) {
-      this.details = element("details");
-      this.root.insertBefore(this.details, this.text);
-      this.summary = element("summary", "", this.details);
-      this.thought = element("div", "thought", this.details);
-    }
-    this.summary.textContent = thinking ? "Thinking…" : "Thoughts";
-    this.thought.textContent = thought;
-  }
-
-  finish(usage, timings, note) {
-    this.waiting.remove();
-    this.root.classList.remove("busy");
-    if (this.summary) this.summary.textContent = "Thoughts";
-    const parts = [];
-    if (usage) parts.push(`${usage.completion_tokens} tokens`);
-    if (timings?.tokens_per_second) parts.push(`${timings.tokens_per_second.toFixed(1)} tokens/s`);
-    if (timings?.ttft_ms) parts.push(`first token after ${timings.ttft_ms.toFixed(0)} ms`);
-    if (note) parts.push(note);
-    this.numbers.textContent = parts.join(" · ");
-  }
-
-  fail(message) {
-    this.finish();
-    this.numbers.textContent = message;
-    this.numbers.classList.add("wrong");
-  }
-}
-
-// Follow the answer only while the reader is at the end of it.
-function following(change) {
-  const atEnd = log.scrollHeight - log.scrollTop - log.clientHeight < 60;
-  change();
-  if (atEnd) log.scrollTop = log.scrollHeight;
-}
-
-async function answer() {
-  const view = new AnswerView();
-  const mine = conversation; // a new conversation may begin before this answer ends
-  log.scrollTop = log.scrollHeight;
-  let content = "", usage, timings, reason, painting = 0;
-  const paint = () => { painting = 0; following(() => view.show(content)); };
-  running = new AbortController();
-  setBusy(true);
-  try {
-    const response = await fetch("/v1/chat/completions", {
-      method: "POST",
-      headers: { "content-type": "application/json" },
-      body: JSON.stringify(requestBody()),
-      signal: running.signal,
+    this.store = new Store();
+    this.talk = this.store.talk;
+    this.view = this.store.view;
+    this.turns = [];
+    this.running = new Map(); // AbortController by lane
+    this.frame = new Frame();
+    this.code = new CodeView();
+    this.status = new Status((state) => this.showStatus(state), () => this.store.key);
+    this.panel = new Panel(this.store, {
+      changed: () => this.showSummaries(),
+      keyed: () => this.status.check(),
     });
-    if (!response.ok) throw new Error((await response.json()).error.message);
-    for await (const event of events(response)) {
-      if (event.error) throw new Error(event.error.message);
-      const choice = event.choices[0];
-      content += choice?.delta.content ?? "";
-      reason = choice?.finish_reason ?? reason;
-      usage = event.usage ?? usage;
-      timings = event.timings ?? timings;
-      if (choice?.delta.content) painting ||= requestAnimationFrame(paint);
+    this.compare(this.view.compare);
+    this.rebuild();
+    this.frame.toEnd();
+    this.status.check();
+  }
+
+  get lanes() { return this.view.compare ? LANES : ["a"]; }
+
+  // Asking
+
+  ask(text) { this.begin(addTurn(this.talk, { text }), this.lanes); }
+
+  begin(index, lanes) {
+    this.addView(index);
+    this.showTurn(index - 1);
+    this.answer(index, lanes);
+  }
+
+  rewrite(index, text) {
+    this.stop();
+    rewrite(this.talk, index, { text });
+    this.rebuild();
+    this.answer(index, this.lanes);
+  }
+
+  async answer(index, lanes) {
+    const { talk } = this, turn = talk.turns[index];
+    for (const lane of lanes) turn.answers[lane] = newAnswer();
+    this.showTurn(index);
+    this.frame.toEnd();
+    $("prompt").focus();
+    this.store.keepTalk(talk);
+    await Promise.all(lanes.map((lane) => this.stream(talk, index, lane)));
+  }
+
+  // One answer, from the request to its end, whatever that is.
+  async stream(talk, index, lane) {
+    const answer = talk.turns[index].answers[lane], aborter = new AbortController();
+    const isShown = () => this.talk === talk && talk.turns[index]?.answers[lane] === answer;
+    const update = () => isShown() && this.turns[index].views[lane]?.update();
+    this.running.get(lane)?.abort();
+    this.running.set(lane, aborter);
+    this.showBusy();
+    try {
+      await this.receive(talk, index, lane, answer, aborter.signal, () => this.frame.soon(answer, update));
+      answer.state = "done";
+    } catch (error) {
+      answer.state = aborter.signal.aborted ? "stopped" : "failed";
+      if (!aborter.signal.aborted) this.failed(answer, error);
+    } finally {
+      if (this.running.get(lane) === aborter) this.running.delete(lane);
+      this.showBusy();
+      this.frame.now(answer, update);
+      if (isShown()) this.ended(answer, lane);
     }
-    following(() => { view.show(content); view.finish(usage, timings, reason === "length" && "cut off at the limit"); });
-  } catch (error) {
-    const aborted = error.name === "AbortError";
-    following(() => { view.show(content); aborted ? view.finish(usage, timings, "stopped") : view.fail(error.message); });
-  } finally {
-    cancelAnimationFrame(painting);
-    running = null;
-    setBusy(false);
-    const said = splitThought(content)[1].trim();
-    if (said) mine.push({ role: "assistant", content: said });
-    else mine.pop(); // an unanswered question would break the order of roles
+  }
+
+  async receive(talk, index, lane, answer, signal, changed) {
+    const settings = this.panel.of(lane);
+    if (!this.status.isReady && !this.status.isLocked) await this.wait(answer, signal, changed);
+    answer.request = requestFields(settings, this.status.model);
+    const messages = withSystem(settings, messagesFor(talk, index, lane));
+    answer.system = settings.system;
+    const body = { ...answer.request, messages, stream: true, stream_options: { include_usage: true } };
+    for await (const chunk of chunks(body, { key: this.store.key, signal })) {
+      applyChunk(answer, chunk);
+      changed();
+    }
+  }
+
+  // A question that comes before the engine is ready goes out when it is.
+  async wait(answer, signal, changed) {
+    answer.note = "Goes out as soon as the server is ready.";
+    changed();
+    await this.status.untilReady(signal);
+    answer.note = "";
+    changed();
+  }
+
+  failed(answer, error) {
+    answer.error = explain(error);
+    if (error.status === 0 || error.status === 503 || error.status === 401) this.status.check();
+    if (!("status" in error || "field" in error)) console.error(error);
+  }
+
+  // Kept, and read out once: while it grows nobody could listen to it.
+  ended(answer, lane) {
+    this.store.keepTalk(this.talk);
+    if (answer.state === "failed") return;
+    const whose = this.view.compare ? `Answer ${LABELS[lane]}` : "Answer";
+    say($("said"), `${whose}${answer.state === "stopped" ? ", stopped" : ""}: ${partsOf(answer).text}`);
+  }
+
+  stop() {
+    for (const aborter of this.running.values()) aborter.abort();
+  }
+
+  sendResults(lane, results) {
+    this.begin(addTurn(this.talk, { results, lane }), [lane]);
+  }
+
+  showCode(index, lane) {
+    const { request, system } = this.talk.turns[index].answers[lane];
+    const messages = withSystem({ system }, messagesFor(this.talk, index, lane));
+    const { model, ...rest } = request;
+    this.code.open({ model, messages, ...rest }, Boolean(this.store.key));
+  }
+
+  // Showing
+
+  addView(index) {
+    this.turns[index] = new TurnView(this.talk.turns[index], {
+      again: (lane) => this.answer(index, [lane]),
+      code: (lane) => this.showCode(index, lane),
+      sendResults: (lane, results) => this.sendResults(lane, results),
+      rewrite: (text) => this.rewrite(index, text),
+      openKey: () => this.openKey(),
+      openField: (lane, field) => { this.showPanel(true); this.panel.focus(field, lane); },
+    });
+    $("turns").append(this.turns[index].root);
+    $("empty").hidden = true;
+  }
+
+  showTurn(index) {
+    this.turns[index]?.showLanes(this.lanes, {
+      isLast: index === this.talk.turns.length - 1,
+      labels: this.view.compare ? LABELS : { a: "" },
+      summaries: this.summaries(),
+    });
+  }
+
+  summaries() {
+    if (!this.view.compare) return {};
+    return Object.fromEntries(LANES.map((lane) => [lane, `${LABELS[lane]}: ${this.panel.summary(lane)}`]));
+  }
+
+  showSummaries() {
+    const found = this.panel && this.view.compare ? this.summaries() : {};
+    const last = this.turns.at(-1);
+    for (const lane of LANES) last?.views[lane]?.setLane(found[lane] ?? "");
+  }
+
+  rebuild() {
+    this.turns = [];
+    $("turns").replaceChildren();
+    this.talk.turns.forEach((_, index) => this.addView(index));
+    this.talk.turns.forEach((_, index) => this.showTurn(index));
+    $("empty").hidden = this.talk.turns.length > 0;
+    $("back").hidden = !this.store.hasLast;
+  }
+
+  compare(isOn) {
+    this.view.compare = isOn;
+    document.body.classList.toggle("comparing", isOn);
+    $("compare").setAttribute("aria-pressed", String(isOn));
+    this.panel.compare(isOn);
+    this.store.view = this.view;
+    this.talk.turns.forEach((_, index) => this.showTurn(index));
+  }
+
+  fresh() {
+    this.stop();
+    this.store.keepTalk(this.talk);
+    this.store.shelve();
+    this.talk = emptyTalk();
+    this.rebuild();
+    $("prompt").focus();
+  }
+
+  back() {
+    this.talk = this.store.unshelve();
+    this.rebuild();
+    this.frame.toEnd();
+    $("prompt").focus();
+  }
+
+  showBusy() {
+    const isBusy = this.running.size > 0;
+    $("send").textContent = isBusy ? "Stop" : "Send";
+    $("send").classList.toggle("stop", isBusy);
+  }
+
+  showPanel(isOpen) {
+    $("panel").hidden = !isOpen;
+    $("settings").setAttribute("aria-expanded", String(isOpen));
+    this.view.panel = isOpen;
+    this.store.view = this.view;
+  }
+
+  openKey() {
+    this.showPanel(true);
+    $("key").focus();
+  }
+
+  showStatus({ kind, text, share }) {
+    $("state").hidden = kind === "ready";
+    $("state").dataset.kind = kind;
+    say($("state-text"), text);
+    $("progress").hidden = share === null;
+    $("progress").value = share ?? 0;
+    $("unlock").hidden = kind !== "locked";
+    if (this.status.model) say($("model"), this.status.model);
   }
 }
 
-function setBusy(busy) {
-  $("send").textContent = busy ? "Stop" : "Send";
-  $("send").classList.toggle("stop", busy);
-}
-
-function grow() {
-  $("prompt").style.height = "auto";
-  $("prompt").style.height = `${$("prompt").scrollHeight + 2}px`;
-}
-
-$("form").addEventListener("submit", (event) => {
-  event.preventDefault();
-  if (running) return running.abort();
-  const text = $("prompt").value.trim();
-  if (!text) return;
-  $("empty").hidden = true;
-  element("div", "text", element("article", "user", log)).textContent = text;
-  conversation.push({ role: "user", content: text });
-  $("prompt").value = "";
-  grow();
-  answer();
-});
-
-$("prompt").addEventListener("input", grow);
-$("prompt").addEventListener("keydown", (event) => {
-  if (event.key === "Enter" && !event.shiftKey && !event.isComposing && !running) {
-    event.preventDefault();
-    $("form").requestSubmit();
-  }
-});
-
-$("settings").addEventListener("click", () => {
-  const open = $("drawer").hidden;
-  $("drawer").hidden = !open;
-  $("settings").setAttribute("aria-expanded", String(open));
-});
-
-$("fresh").addEventListener("click", () => {
-  running?.abort();
-  conversation = [];
-  log.querySelectorAll("article").forEach((article) => article.remove());
-  $("empty").hidden = false;
-  $("prompt").focus();
-});
-
-async function showState() {
-  const response = await fetch("/health/ready").catch(() => null);
-  const state = await response?.json();
-  $("state").textContent =
-    !state ? "The server does not answer."
-    : state.status === "ready" ? ""
-    : state.status === "starting" ? `Starting: ${state.phase}, ${Math.round(state.fraction * 100)} %`
-    : `The engine is ${state.status}.`;
-  if (state?.status === "starting") setTimeout(showState, 500);
-}
-
-async function showModel() {
-  const response = await fetch("/v1/models");
-  $("model").textContent = (await response.json()).data[0].id;
-}
-
-showSettings();
-showState();
-showModel();
-$("prompt").focus();
+export const chat = new Chat();

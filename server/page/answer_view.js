@@ -1,0 +1,111 @@
+// One answer on the page: thoughts, text or tokens, calls of tools, what went wrong, and numbers.
+
+import { partsOf } from "./answer.js";
+import { MarkdownView } from "./blocks.js";
+import { callElement } from "./calls.js";
+import { button, copyButton, h, say } from "./dom.js";
+import { ProblemView } from "./problem.js";
+import { TokenView } from "./tokens.js";
+import { factsOf } from "./words.js";
+
+export class AnswerView {
+  // `label` is the lane's, or "" where there is only one. `actions` is what its buttons do:
+  // again, code, retry, openKey, openField, sendResults.
+  constructor(answer, label, actions) {
+    this.answer = answer;
+    this.actions = actions;
+    this.showsTokens = answer.tokens.length > 0;
+    this.root = h("section", { class: "answer", "aria-label": label ? `Answer ${label}` : "Answer" });
+    this.lane = h("p", { class: "lane" });
+    this.body = h("div", { class: "body" });
+    this.text = h("div", { class: "text" });
+    this.tokens = h("div", { class: "tokens", hidden: true });
+    this.calls = h("div", { class: "calls" });
+    this.problem = h("div");
+    this.foot = h("footer");
+    this.body.append(this.text, this.tokens);
+    this.root.append(this.lane, this.body, this.calls, this.problem, this.foot);
+    this.markdown = new MarkdownView(this.text);
+    this.tokenView = new TokenView(this.tokens, label ? `Answer ${label}` : "Answer");
+    this.update();
+  }
+
+  setLane(text) { say(this.lane, text); }
+
+  // After a chunk: only what grows.
+  update() {
+    const { answer } = this, { thought, text, thinking } = partsOf(answer);
+    const isOpen = answer.state === "waiting" || answer.state === "streaming";
+    this.root.dataset.state = answer.state;
+    this.root.setAttribute("aria-busy", String(isOpen));
+    if (answer.tokens.length && !this.tokenView.tokens.length) this.showsTokens = true;
+    this.showThought(thought.trim(), thinking);
+    this.markdown.show(text);
+    this.tokenView.show(answer.tokens);
+    this.tokens.hidden = !this.showsTokens;
+    this.text.hidden = this.showsTokens;
+    if (answer.state === "waiting") this.showWaiting(answer.note ?? "");
+    else this.waiting?.remove();
+    if (!isOpen) this.finish();
+  }
+
+  showWaiting(note) {
+    this.waiting ??= h("p", { class: "waiting" }, h("span"));
+    say(this.waiting.firstChild, note);
+    if (!this.waiting.isConnected) this.body.prepend(this.waiting);
+  }
+
+  showThought(thought, thinking) {
+    if (!thought) return;
+    if (!this.details) {
+      this.summary = h("summary");
+      this.thought = h("div", { class: "thought" });
+      this.details = h("details", { class: "thoughts", open: thinking }, this.summary, this.thought);
+      this.body.before(this.details);
+    }
+    if (this.wasThinking && !thinking) this.details.open = false;
+    this.wasThinking = thinking;
+    say(this.summary, thinking ? "Thinking…" : "Thoughts");
+    say(this.thought, thought);
+  }
+
+  finish() {
+    const { answer, actions } = this;
+    const isLast = Boolean(actions.sendResults);
+    this.calls.replaceChildren(...answer.tools.map((tool, n) => callElement(tool, n, isLast)));
+    if (isLast && answer.tools.length && answer.state === "done") this.calls.append(this.resultButton());
+    this.problem.replaceChildren(...(answer.error ? [new ProblemView(answer.error, actions).root] : []));
+    this.foot.replaceChildren(this.facts(), this.buttons());
+  }
+
+  resultButton() {
+    const collect = () => this.answer.tools.map(({ id }, n) => (
+      { id, text: this.calls.querySelectorAll("textarea")[n].value }
+    ));
+    return button("Send the results", () => this.actions.sendResults(collect()), { class: "firm" });
+  }
+
+  facts() {
+    return h("ul", { class: "facts", "aria-label": "Numbers" }, factsOf(this.answer).map(
+      ({ name, text, title }) => h("li", { class: name === "class" ? `key ${text}` : null, "data-name": name, title }, text),
+    ));
+  }
+
+  buttons() {
+    const { answer, actions } = this, text = () => partsOf(answer).text.trim();
+    return h("div", { class: "actions" },
+      text() && copyButton(text, "Copy", { title: "Copy the answer" }),
+      actions.again && !answer.error && button("Again", actions.again, { title: "Answer once more" }),
+      answer.request && button("Code", actions.code, { title: "This request as curl or Python" }),
+      answer.tokens.length > 0 && this.tokenButton());
+  }
+
+  tokenButton() {
+    return button("Tokens", ({ target }) => {
+      this.showsTokens = !this.showsTokens;
+      target.setAttribute("aria-pressed", String(this.showsTokens));
+      this.tokens.hidden = !this.showsTokens;
+      this.text.hidden = this.showsTokens;
+    }, { "aria-pressed": String(this.showsTokens), title: "Coloured by probability, or as text" });
+  }
+}
