@@ -33,6 +33,8 @@ from prelude.server.live_events import live_events
 from prelude.server.metrics import Metrics
 from prelude.server.observe import ObserveMiddleware
 from prelude.server.page import page_routes
+from prelude.server.resume import Keeper
+from prelude.server.resuming import ResumeMiddleware
 from prelude.server.services import Services
 from prelude.text.tokenizer import Tokenizer
 
@@ -43,11 +45,18 @@ def build_app(client: EngineClient, tokenizer: Tokenizer, config: Config) -> Sta
     model_name = config.model.name or Path(config.model.path).expanduser().resolve().name
     metrics, lifecycle = Metrics(client, model_name), Lifecycle()
     keyring, limits = Keyring(config.server), Limits()
+    keeper = Keeper(config.server.resume_s, int(config.server.resume_mib * 2**20))
     app = Starlette(
         routes=_routes(),
         middleware=[
             Middleware(ObserveMiddleware, on_response=metrics.responded),
             *public_doors(config.server, keyring, limits, page_paths()),
+            Middleware(
+                ResumeMiddleware,
+                keeper=keeper,
+                ping_s=config.server.ping_s,
+                send_timeout_s=config.server.send_timeout_s,
+            ),
         ],
         exception_handlers={
             ApiError: on_api_error,
@@ -67,6 +76,7 @@ def build_app(client: EngineClient, tokenizer: Tokenizer, config: Config) -> Sta
         fields=FieldChecker(config.server.strict, metrics.unknown_field),
         keyring=keyring,
         limits=limits,
+        keeper=keeper,
         model_name=model_name,
         created_s=int(time.time()),
     )

@@ -74,7 +74,8 @@ class AuthMiddleware:
             needed = needed_scope(path)
             if not principal.may(needed):
                 raise forbidden(f"the API key {principal.name} lacks the scope {needed!r}")
-        counts = scope["method"] == "POST" and needed_scope(path) == "infer"
+        is_new = scope["method"] == "POST" and "last-event-id" not in headers
+        counts = is_new and needed_scope(path) == "infer"
         ticket = door.limits.open(principal, counts=counts)
         scope.setdefault("state", {}).update(principal=principal, ticket=ticket)
         return ticket

@@ -149,7 +149,8 @@ class Live:
         if self._lifecycle.draining:
             return "draining", f"{self._lifecycle.num_open} requests may still finish"
         if client.info is None:
-            return "starting", f"{client.progress.phase}, {client.progress.fraction:.0%}"
+            state: ServerState = "starting" if client.last_death is None else "restarting"
+            return state, f"{client.progress.phase}, {client.progress.fraction:.0%}"
         return "ready", ""
 
     def _point(self, now_s: float, stats: EngineStats) -> Point:
@@ -162,8 +163,8 @@ class Live:
             step_p50_ms=_rounded(quantile_ms(recent, 0.5)),
             step_max_ms=_rounded(self._steps.take_max()),
             budget_ms=_rounded(stats.budget_ms or None),
-            output_per_s=round((stats.output_tokens - before.output_tokens) / seconds, 1),
-            prompt_per_s=round((stats.prompt_tokens - before.prompt_tokens) / seconds, 1),
+            output_per_s=_rate(stats.output_tokens, before.output_tokens, seconds),
+            prompt_per_s=_rate(stats.prompt_tokens, before.prompt_tokens, seconds),
             kv_used=round(stats.num_blocks_referenced / max(stats.num_blocks, 1), 4),
             running=tuple(one.num_running for one in classes),
             waiting=tuple(one.num_waiting for one in classes),
@@ -210,6 +211,11 @@ def _quantiles(counts: list[int]) -> Quantiles:
     return Quantiles(
         sum(counts), _rounded(quantile_ms(counts, 0.5)), _rounded(quantile_ms(counts, 0.99))
     )
+
+
+def _rate(now: int, before: int, seconds: float) -> float:
+    """A new engine counts from zero."""
+    return round((now - before if now >= before else now) / seconds, 1)
 
 
 def _rounded(ms: float | None) -> float | None:

@@ -1,10 +1,13 @@
 """The small routes: models, tokenizing, health, version, metrics."""
 
+import time
+
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 import prelude
+from prelude.client.client import EngineClient
 from prelude.server.errors import RETRY_AFTER_S, invalid
 from prelude.server.prompts import encode_chat, off_loop
 from prelude.server.protocol import DetokenizeRequest, TokenizeRequest
@@ -62,11 +65,24 @@ async def detokenize(request: Request) -> Response:
 
 
 async def live(request: Request) -> Response:
-    """503 once only a restart can help."""
-    error = services_of(request).client.error
-    if error is not None:
-        return JSONResponse({"status": "dead", "error": str(error)}, 503)
+    """503 once only a restart of everything can help."""
+    client = services_of(request).client
+    if client.error is not None:
+        return JSONResponse({"status": "dead", "error": str(client.error), **_past(client)}, 503)
     return JSONResponse({"status": "live"})
+
+
+def _past(client: EngineClient) -> dict[str, object]:
+    """What became of the engines before this one."""
+    if (death := client.last_death) is None:
+        return {}
+    last = {
+        "reason": death.reason,
+        "message": death.message,
+        "requests_lost": death.num_lost,
+        "seconds_ago": round(time.monotonic() - death.at_s, 1),
+    }
+    return {"restarts": client.restarts.total(), "last_death": last}
 
 
 async def ready(request: Request) -> Response:
@@ -75,14 +91,15 @@ async def ready(request: Request) -> Response:
     client = services.client
     headers = {"retry-after": str(RETRY_AFTER_S)}
     if client.error is not None:
-        return JSONResponse({"status": "dead", "error": str(client.error)}, 503)
+        return JSONResponse({"status": "dead", "error": str(client.error), **_past(client)}, 503)
     if services.lifecycle.draining:
         body: dict[str, object] = {"status": "draining", "open": services.lifecycle.num_open}
         return JSONResponse(body, 503, headers)
     if client.info is None:
         progress = client.progress
-        body = {"status": "starting", "phase": progress.phase, "fraction": progress.fraction}
-        return JSONResponse(body, 503, headers)
+        body = {"status": client.state, "phase": progress.phase, "fraction": progress.fraction}
+        headers = {"retry-after": str(client.retry_s)}
+        return JSONResponse({**body, **_past(client)}, 503, headers)
     stats = client.stats
     return JSONResponse(
         {
@@ -91,6 +108,7 @@ async def ready(request: Request) -> Response:
             "programs": {"ready": stats.programs_ready, "wanted": stats.programs_total},
             "startup_s": client.info.startup_s,
             "rules": client.info.rules,
+            **_past(client),
         }
     )
 

@@ -16,6 +16,7 @@ from prelude.server.lifecycle import Lifecycle
 from prelude.server.limits import Limits
 from prelude.server.live import Live
 from prelude.server.metrics import Metrics
+from prelude.server.resume import Keeper
 from prelude.text.tokenizer import Tokenizer
 from prelude.types.wire import EngineInfo
 
@@ -31,6 +32,7 @@ class Services:
     fields: FieldChecker
     keyring: Keyring
     limits: Limits
+    keeper: Keeper
     model_name: str
     created_s: int
 

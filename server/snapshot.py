@@ -5,7 +5,7 @@ from typing import Literal
 
 import msgspec
 
-ServerState = Literal["starting", "ready", "draining", "dead"]
+ServerState = Literal["starting", "ready", "restarting", "draining", "dead"]
 
 
 class Point(msgspec.Struct, frozen=True, array_like=True):

@@ -8,10 +8,12 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, Callable, Mapping
 
+from starlette.datastructures import Headers
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from prelude.server.errors import ApiError, error_response, internal_error
+from prelude.server.resume import Keeper
 
 logger = logging.getLogger(__name__)
 
@@ -62,6 +64,7 @@ class SSEResponse(Response):
         self._last_write_s = 0.0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self._keep_if_asked(scope)
         tasks = [
             asyncio.create_task(self._pump(scope, receive, send)),
             asyncio.create_task(disconnected(receive)),
@@ -76,6 +79,17 @@ class SSEResponse(Response):
             await self._chunks.aclose()
             self._on_close()
         _raise_bugs(results)
+
+    def _keep_if_asked(self, scope: Scope) -> None:
+        """Let the stream outlive this connection: it is then followed like one that was resumed."""
+        if scope.get("method") != "POST" or "last-event-id" in (headers := Headers(scope=scope)):
+            return
+        if headers.get("x-prelude-resume", "").lower() in ("1", "true"):
+            keeper: Keeper = scope["app"].state.services.keeper
+            owner = owner_of(scope)
+            kept = keeper.keep(owner, self._chunks, self._on_close, self._on_error)
+            if kept is not None:
+                self._chunks, self._on_close = kept.follow(0)
 
     async def _pump(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
@@ -129,6 +143,12 @@ class SSEResponse(Response):
                     await self._write(send, _PING)
                 except TimeoutError:
                     return
+
+
+def owner_of(scope: Scope) -> str:
+    """Whose streams they are, and nobody else's: the name of the API key."""
+    principal = scope.get("state", {}).get("principal")
+    return principal.name if principal is not None else ""
 
 
 async def disconnected(receive: Receive) -> None:

@@ -152,7 +152,11 @@ async def test_a_client_can_be_closed_while_it_starts_another(moment: str) -> No
     first = await engines.ready()
     held = asyncio.Event()
     if moment == "waiting":
-        engines.client._supervisor.sleep = lambda s: held.wait()  # type: ignore[union-attr]
+
+        async def endless(seconds: float) -> None:
+            await held.wait()
+
+        engines.client._supervisor.sleep = endless  # type: ignore[union-attr]
     if moment == "closing":
 
         async def slow(*, wait: bool) -> None:
@@ -243,5 +247,3 @@ def test_no_window_sees_more_restarts_than_allowed(
     for begin_s in restarts_s:
         inside = [at_s for at_s in restarts_s if begin_s <= at_s < begin_s + window_s]
         assert len(inside) <= max_restarts
-
-

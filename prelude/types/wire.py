@@ -1,7 +1,7 @@
 """Messages between the server process and the engine process: msgpack, one version, one union
 a direction. The engine sends at most one ``StepEvents`` a step."""
 
-from typing import Literal
+from typing import Literal, get_args
 
 import msgspec
 
@@ -28,13 +28,24 @@ class Truncate(msgspec.Struct, frozen=True, tag="truncate"):
     num_tokens: int
 
 
+class ForgetPrefixes(msgspec.Struct, frozen=True, tag="forget"):
+    """From now on no new request finds anything cached; who runs keeps what it has."""
+
+
+class SetLogLevel(msgspec.Struct, frozen=True, tag="log"):
+    """Of the engine's own process: DEBUG, INFO, WARNING or ERROR."""
+
+    level: str
+
+
 class Shutdown(msgspec.Struct, frozen=True, tag="shutdown"):
     """End the loop after the current step; what is still running ends as aborted."""
 
 
 DeathReason = Literal["error", "exit", "hang", "memory", "signal", "start", "wire"]
+DEATH_REASONS: tuple[DeathReason, ...] = get_args(DeathReason)
 
-ToEngine = Submit | Abort | Truncate | Shutdown
+ToEngine = Submit | Abort | Truncate | ForgetPrefixes | SetLogLevel | Shutdown
 
 
 class ClassStats(msgspec.Struct, frozen=True, array_like=True):

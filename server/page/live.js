@@ -244,7 +244,13 @@ function showFigures({ point, max_seqs, classes, steps }) {
   $("step").classList.toggle("over", budget !== null && steps.p99_ms > budget);
 }
 
-const STATES = { ready: "Ready", starting: "Starting", draining: "Ending", dead: "The engine is gone" };
+const STATES = {
+  ready: "Ready",
+  starting: "Starting",
+  restarting: "Starting again",
+  draining: "Ending",
+  dead: "The engine is gone",
+};
 
 function showState(state, text) {
   $("state").dataset.state = state;
