@@ -67,6 +67,11 @@ class Policy(StrEnum):
     class_aware = "class_aware"
 
 
+class LogFormat(StrEnum):
+    text = "text"
+    json = "json"
+
+
 class LogLevel(StrEnum):
     DEBUG = "DEBUG"
     INFO = "INFO"
@@ -293,6 +298,7 @@ class LogConfig:
 
     steps: str | None = None  # file for the step log (JSON lines); null keeps the last in memory
     level: LogLevel = LogLevel.INFO  # of the lines on stderr
+    format: LogFormat = LogFormat.text  # of those lines; json: an object each, for log collectors
 
 
 @dataclass(slots=True)

@@ -15,6 +15,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from prelude.client.client import EngineDeadError
+from prelude.logs import about
 from prelude.types.errors import Refusal
 
 RETRY_AFTER_S = 1
@@ -74,7 +75,7 @@ class ApiError(Exception):
         }
         if self.details is not None:
             error["details"] = self.details
-        return msgspec.json.encode({"error": error})
+        return msgspec.json.encode({"error": {**error, **_told(self)}})
 
     def response(self) -> Response:
         return Response(self.body(), self.status, self.headers, "application/json")
@@ -82,7 +83,16 @@ class ApiError(Exception):
     def anthropic_body(self) -> bytes:
         kind = "api_error" if self.status >= 500 else "invalid_request_error"
         error = {"type": _ANTHROPIC_TYPES.get(self.status, kind), "message": self.message}
-        return msgspec.json.encode({"type": "error", "error": error})
+        return msgspec.json.encode({"type": "error", "error": error, **_told(self)})
+
+
+def _told(error: ApiError) -> dict[str, str]:
+    """A client is about to read ``error``: its code goes into the request's line in the log, and
+    what names that line into the body."""
+    if (now := about.get()) is None:
+        return {}
+    now.error = error.code or str(error.status)
+    return {"request_id": now.request_id}
 
 
 def error_response(path: str, error: ApiError) -> Response:

@@ -1,38 +1,53 @@
-"""Around every request: its id, its count, one line in the log when it has ended."""
+"""Around every request: its id, its count, its span, one line in the log when it has ended."""
 
 import logging
 import re
 import time
 import uuid
 from collections.abc import Callable
+from typing import Protocol
 
-import msgspec
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from prelude.server.errors import CLIENT_CLOSED
+from prelude.logs import About, Fields, about
+from prelude.server.errors import CLIENT_CLOSED, error_response, internal_error
 
 logger = logging.getLogger(__name__)
 
 _GOOD_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _QUIET = ("/health", "/metrics", "/page", "/live")
+_MAX_PATH = 256
+
+
+class Tracer(Protocol):
+    """Told of every request that has ended, with its status and the monotonic second it began."""
+
+    def record(self, scope: Scope, status: int, start_s: float) -> None: ...
 
 
 class ObserveMiddleware:
     """Pure ASGI, so that it never stands between a stream and its disconnect. Takes or makes
     ``x-request-id``; ``on_response(route, status)`` is told once per request."""
 
-    def __init__(self, app: ASGIApp, on_response: Callable[[str, int], None]) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        on_response: Callable[[str, int], None],
+        tracer: Tracer | None = None,
+    ) -> None:
         self._app = app
         self._on_response = on_response
+        self._tracer = tracer
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        given = Headers(scope=scope).get("x-request-id", "")
-        request_id = given if _GOOD_ID.fullmatch(given) else uuid.uuid4().hex
-        scope.setdefault("state", {})["request_id"] = request_id
+        now = About(_request_id(scope))
+        # Stays set: the server above us logs what went wrong in this task after we have ended.
+        about.set(now)
+        scope.setdefault("state", {})["request_id"] = now.request_id
         start_s = time.monotonic()
         status = CLIENT_CLOSED  # unless a response begins
 
@@ -40,29 +55,52 @@ class ObserveMiddleware:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message)["x-request-id"] = request_id
+                MutableHeaders(scope=message)["x-request-id"] = now.request_id
             await send(message)
 
         try:
             await self._app(scope, receive, send_with_id)
+        except Exception:
+            # Answered here, where the answer still gets its id; then the server logs what it was.
+            now.error = "internal"
+            if status == CLIENT_CLOSED:
+                bug = error_response(scope["path"], internal_error())
+                await bug(scope, receive, send_with_id)
+            raise
         finally:
-            route = getattr(scope.get("route"), "path", "unmatched")
-            self._on_response(route, status)
-            _log(scope, status, time.monotonic() - start_s)
+            self._on_response(route_of(scope), status)
+            if self._tracer is not None:
+                self._tracer.record(scope, status, start_s)
+            _log(scope, status, time.monotonic() - start_s, now)
 
 
-def _log(scope: Scope, status: int, seconds: float) -> None:
+def route_of(scope: Scope) -> str:
+    """The path's pattern: a label must not be something that clients can make up."""
+    return getattr(scope.get("route"), "path", "unmatched")
+
+
+def _request_id(scope: Scope) -> str:
+    given = Headers(scope=scope).get("x-request-id", "")
+    return given if _GOOD_ID.fullmatch(given) else uuid.uuid4().hex
+
+
+def _log(scope: Scope, status: int, seconds: float, now: About) -> None:
     quiet = scope["path"].startswith(_QUIET) and status != 500
     level = logging.DEBUG if quiet else logging.INFO
     if not logger.isEnabledFor(level):
         return
-    record = {
-        "request_id": scope["state"]["request_id"],
-        "method": scope["method"],
-        "path": scope["path"],
-        "status": status,
-        "ms": round(seconds * 1e3, 3),
-    }
-    if (generation := scope["state"].get("generation")) is not None:
+    state = scope["state"]
+    record = Fields(
+        request_id=now.request_id,
+        method=scope["method"],
+        path=scope["path"][:_MAX_PATH],
+        status=status,
+        ms=round(seconds * 1e3, 3),
+    )
+    if (principal := state.get("principal")) is not None and principal.name:
+        record["key"] = principal.name
+    if now.error is not None:
+        record["error"] = now.error
+    if (generation := state.get("generation")) is not None:
         record |= generation.log_fields()
-    logger.log(level, "%s", msgspec.json.encode(record).decode())
+    logger.log(level, record)

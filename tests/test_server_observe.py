@@ -3,21 +3,22 @@
 import logging
 from typing import Any
 
-import msgspec
 import pytest
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
 
-from tests.server_harness import Harness, serving
+from prelude.logs import Fields, JsonFormatter
+from tests.server_harness import Engine, Gate, Harness, serving
 
 LOGGER = "prelude.server.observe"
 
 
 async def records(server: Harness, caplog: pytest.LogCaptureFixture) -> list[dict[str, Any]]:
     await server.until(lambda: server.services.lifecycle.num_open == 0)
-    return [
-        msgspec.json.decode(record.getMessage())
-        for record in caplog.records
-        if record.name == LOGGER
-    ]
+    found = [record.msg for record in caplog.records if record.name == LOGGER]
+    assert all(isinstance(one, Fields) for one in found)
+    return found  # type: ignore[return-value]
 
 
 async def test_a_generation_is_logged_with_its_numbers(caplog: pytest.LogCaptureFixture) -> None:
@@ -75,3 +76,66 @@ async def test_unknown_paths_share_one_label() -> None:
             await server.http.get(f"/nothing/{n}")
         text = (await server.http.get("/metrics")).text
         assert 'route="unmatched",status="404"} 3.0' in text
+
+
+async def test_errors_name_the_line_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, LOGGER)
+    async with serving() as server:
+        refused = await server.chat(top_p=7)
+        missing = await server.http.get("/nothing")
+        (one, two) = await records(server, caplog)
+    assert refused.json()["error"]["request_id"] == refused.headers["x-request-id"]
+    assert (one["request_id"], one["error"]) == (refused.headers["x-request-id"], "invalid_value")
+    assert (two["request_id"], two["error"]) == (missing.headers["x-request-id"], "404")
+
+
+async def test_what_a_stream_failed_with_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, LOGGER)
+    gate = Gate()
+    async with serving(Engine(gate=gate)) as server:
+        body = {"messages": [{"role": "user", "content": "Hi"}], "stream": True}
+        async with server.http.stream("POST", "/v1/chat/completions", json=body) as response:
+            lines = response.aiter_lines()
+            gate.allow(2)
+            await anext(lines)
+            await server.services.lifecycle.drain(0)
+            rest = [line async for line in lines]
+        request_id = response.headers["x-request-id"]
+        assert any(f'"request_id":"{request_id}"' in line for line in rest)
+        (line,) = await records(server, caplog)
+    assert (line["status"], line["error"]) == (200, "shutdown")
+
+
+async def test_bugs_are_answered_counted_and_logged_with_the_id(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def bug(request: Request) -> Response:
+        raise KeyError("the cause")
+
+    caplog.set_level(logging.INFO)
+    async with serving() as server:
+        server.app.router.routes.append(Route("/bug", bug))
+        response = await server.http.get("/bug", headers={"x-request-id": "mine"})
+        assert response.status_code == 500
+        assert response.headers["x-request-id"] == "mine"
+        assert response.json()["error"]["request_id"] == "mine"
+        assert "the cause" not in response.text
+        (line,) = await records(server, caplog)
+        assert (line["status"], line["error"], line["request_id"]) == (500, "internal", "mine")
+        assert 'route="/bug",status="500"} 1.0' in (await server.http.get("/metrics")).text
+        await server.until(lambda: any(record.exc_info for record in caplog.records))
+
+
+async def test_what_people_write_is_never_logged(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    secret = "zeppelin"
+    async with serving() as server:
+        said = [{"role": "user", "content": f"my {secret}"}]
+        await server.chat(messages=said)
+        await server.chat_events(messages=said, max_tokens=2)
+        await server.chat(messages=said, top_p=7)
+        await server.chat(messages=[{"role": "user", "content": 3, "name": secret}])
+        await server.complete(prompt=secret, stop=[secret])
+        await server.http.post("/tokenize", json={"prompt": secret})
+    lines = [JsonFormatter().format(record) for record in caplog.records]
+    assert lines and not [line for line in lines if secret in line]

@@ -37,7 +37,7 @@ def run(argv: list[str]) -> int:
     from prelude.logs import configure_logging
 
     config = load_config(args.overrides, config_dirs=args.config_dir)
-    configure_logging(config.log.level)
+    configure_logging(config.log.level, config.log.format.value)
     text = args.prompt if args.prompt is not None else sys.stdin.read()
     if not text:
         raise ValueError("the prompt is empty; pass it with -p TEXT or on stdin")

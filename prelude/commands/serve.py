@@ -25,7 +25,7 @@ def run(argv: list[str]) -> int:
     from prelude.logs import configure_logging
 
     config = load_config(args.overrides, config_dirs=args.config_dir)
-    configure_logging(config.log.level)
+    configure_logging(config.log.level, config.log.format.value)
     _check_paths(config.model)
 
     from prelude.server.main import serve

@@ -79,7 +79,7 @@ def engine_main(config: Config, to_engine: str, from_engine: str) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     faulthandler.enable()  # what it did when it crashed, and on demand when it hangs
     faulthandler.register(signal.SIGUSR1, all_threads=True)
-    configure_logging(config.log.level)
+    configure_logging(config.log.level, config.log.format.value)
     channel = ZmqChannel(to_engine, from_engine)
     code = 1
     try:
