@@ -33,6 +33,7 @@ from prelude.server.live_events import live_events
 from prelude.server.metrics import Metrics
 from prelude.server.observe import ObserveMiddleware
 from prelude.server.page import page_routes
+from prelude.server.responses import responses_routes
 from prelude.server.resume import Keeper
 from prelude.server.resuming import ResumeMiddleware
 from prelude.server.services import Services
@@ -87,6 +88,7 @@ def _routes() -> list[Route]:
     return [
         Route("/v1/chat/completions", chat_completions, methods=["POST"]),
         Route("/v1/completions", completions, methods=["POST"]),
+        *responses_routes(),
         Route("/v1/models", routes.list_models, methods=["GET"]),
         Route("/v1/models/{model:path}", routes.get_model, methods=["GET"]),
         Route("/tokenize", routes.tokenize, methods=["POST"]),

@@ -6,7 +6,8 @@ response, or into the last event of a stream that has already begun.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from math import ceil
 
 import msgspec
@@ -105,6 +106,21 @@ def error_response(path: str, error: ApiError) -> Response:
 def invalid(param: str, message: str, code: str | None = "invalid_value") -> ApiError:
     """A 400 that names the field."""
     return ApiError(400, f"{param}: {message}", param=param, code=code)
+
+
+@contextmanager
+def renamed(names: Mapping[str, str]) -> Iterator[None]:
+    """Errors that name a field which another API's field was made into name the latter: ``names``
+    is by first segments, and what follows them stays."""
+    try:
+        yield
+    except ApiError as error:
+        first, dot, rest = (error.param or "").partition(".")
+        if first in names:
+            old, error.param = error.param, names[first] + dot + rest
+            if error.message.startswith(f"{old}: "):
+                error.message = error.param + error.message.removeprefix(str(old))
+        raise
 
 
 def unsupported(param: str, message: str) -> ApiError:

@@ -5,7 +5,8 @@ the answer: accepted. Unknown: accepted, counted and warned about once, or refus
 """
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import msgspec
@@ -24,12 +25,12 @@ WITHOUT_EFFECT = frozenset(
         "metadata",
         "parallel_tool_calls",
         "prompt_cache_key",
+        "store",
     }
 )
 
 # Field: the values, besides null, that ask for nothing.
 UNSUPPORTED: Mapping[str, tuple[Any, ...]] = {
-    "allowed_token_ids": ([],),
     "audio": (),
     "bad_words": ([],),
     "best_of": (1,),
@@ -51,21 +52,28 @@ UNSUPPORTED: Mapping[str, tuple[Any, ...]] = {
     "modalities": ([], ["text"]),
     "prediction": (),
     "prompt_embeds": (),
-    "prompt_logprobs": (),
     "regex": (),
     "response_format": ({"type": "text"},),
-    "return_token_ids": (False,),
-    "return_tokens_as_token_ids": (False,),
-    "store": (False,),
     "structured_outputs": (),
     "suffix": ("",),
+    "thinking_token_budget": (),
     "tool_choice": ("none", "auto"),
     "tools": ([],),
-    "truncate_prompt_tokens": (),
     "use_beam_search": (False,),
     "verbosity": ("medium",),
     "web_search_options": (),
 }
+
+
+@dataclass(frozen=True, slots=True)
+class FieldRules:
+    """Of one API: fields without effect, and unsupported ones with their harmless values."""
+
+    without_effect: Collection[str]
+    unsupported: Mapping[str, tuple[Any, ...]]
+
+
+GENERATION_FIELDS = FieldRules(WITHOUT_EFFECT, UNSUPPORTED)
 
 
 class FieldChecker:
@@ -77,12 +85,14 @@ class FieldChecker:
         self._on_unknown = on_unknown
         self._warned: set[str] = set()
 
-    def decode(self, body: bytes, kind: type[T]) -> T:
-        """``body`` as a ``kind``. Raises ``ApiError`` naming the field at fault."""
+    def decode(self, body: bytes, kind: type[T], rules: FieldRules = GENERATION_FIELDS) -> T:
+        """``body`` as a ``kind``, whose other fields are judged by ``rules``. Raises ``ApiError``
+        naming the field at fault."""
         try:
             raw = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
             known = set(kind.__struct_fields__)
-            self._check_others({name: value for name, value in raw.items() if name not in known})
+            others = {name: value for name, value in raw.items() if name not in known}
+            self._check_others(others, rules)
             return msgspec.json.decode(body, type=kind)
         except msgspec.DecodeError as error:
             raise from_msgspec(error) from error
@@ -91,14 +101,15 @@ class FieldChecker:
                 400, f"the body is not valid JSON: {error}", code="invalid_json"
             ) from error
 
-    def _check_others(self, others: Mapping[str, msgspec.Raw]) -> None:
+    def _check_others(self, others: Mapping[str, msgspec.Raw], rules: FieldRules) -> None:
         for name in others:
-            if name in WITHOUT_EFFECT:
+            if name in rules.without_effect:
                 continue
-            if name not in UNSUPPORTED:
+            harmless = rules.unsupported.get(name)
+            if harmless is None:
                 self._unknown(name)
-            elif not _asks_for_nothing(name, others):
-                raise unsupported(name, _refusal(name, UNSUPPORTED[name]))
+            elif not _asks_for_nothing(name, others, harmless):
+                raise unsupported(name, _refusal(name, harmless))
 
     def _unknown(self, name: str) -> None:
         if self._strict:
@@ -112,9 +123,11 @@ class FieldChecker:
         self._on_unknown(name)
 
 
-def _asks_for_nothing(name: str, fields: Mapping[str, msgspec.Raw]) -> bool:
+def _asks_for_nothing(
+    name: str, fields: Mapping[str, msgspec.Raw], harmless: tuple[Any, ...]
+) -> bool:
     value = msgspec.json.decode(fields[name])
-    if value is None or _contains(UNSUPPORTED[name], value):
+    if value is None or _contains(harmless, value):
         return True
     # tools that may not be called are not shown to the model either
     return name == "tools" and msgspec.json.decode(fields.get("tool_choice", b"null")) == "none"

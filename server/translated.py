@@ -1,0 +1,34 @@
+"""A chat turn that answers a request of another API: errors name that API's own fields."""
+
+from collections.abc import Mapping
+
+from starlette.requests import Request
+
+from prelude.server.chat import ChatTurn, begin_chat
+from prelude.server.errors import renamed
+from prelude.server.generation import Generation
+from prelude.server.protocol import ChatRequest
+from prelude.text.message import MessageDelta
+
+
+class TranslatedTurn:
+    """``names`` are first segments of chat's fields with those that they came from."""
+
+    def __init__(self, turn: ChatTurn, names: Mapping[str, str]) -> None:
+        self._turn = turn
+        self._names = names
+
+    @classmethod
+    async def begin(
+        cls, request: Request, body: ChatRequest, arrival_s: float, names: Mapping[str, str]
+    ) -> "TranslatedTurn":
+        with renamed(names):
+            return cls(await begin_chat(request, body, arrival_s), names)
+
+    @property
+    def generation(self) -> Generation:
+        return self._turn.generation
+
+    async def next(self) -> list[MessageDelta]:
+        with renamed(self._names):
+            return await self._turn.next()
