@@ -297,3 +297,26 @@ def test_every_choice_ends_exactly_once_and_all_is_counted(
     codes = [one.code for one in refused.values() if not one.is_expired]
     assert counts(core) == Counter(expired + codes)
     assert core.stats().num_blocks_referenced == 0
+
+
+def test_what_costs_too_much_of_the_device_is_never_let_in() -> None:
+    core = make_core()
+    events = core.add(ask(1, max_tokens=100, ignore_eos=True, n=2, max_cost_ms=50.0))
+    assert {event.refusal for event in events} == {None}
+    assert str(events[0].error).startswith("max_tokens: this would take about ")
+    assert not core.has_work
+    assert not core.add(ask(2, max_tokens=100, ignore_eos=True, n=2, max_cost_ms=5000.0))
+    assert not core.add(ask(3, max_tokens=1, max_cost_ms=50.0))
+    run(core)
+    assert counts(core) == {}
+
+
+def test_an_answer_costs_what_is_foreseen_or_else_its_longest(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    core = make_core(policy=Policy.fcfs)
+    assert str(core.add(ask(1, max_tokens=200, max_cost_ms=60.0))[0].error).startswith("max_tokens")
+    core = make_core(policy=Policy.class_aware)
+    foreseen = Prediction(2.0, 4.0, 0.0)
+    monkeypatch.setattr(Predictor, "predict", lambda self, request: foreseen)
+    assert not core.add(ask(1, max_tokens=200, max_cost_ms=60.0))

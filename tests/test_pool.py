@@ -214,3 +214,19 @@ class PoolMachine(RuleBasedStateMachine):
 
 TestPool = PoolMachine.TestCase
 TestPool.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+
+
+def test_forgotten_blocks_are_free_and_found_no_more() -> None:
+    pool = BlockPool(8, 4)
+    kept, left = list(range(8)), list(range(100, 108))
+    held = filled(pool, kept)
+    pool.release(filled(pool, left))
+    assert pool.num_cached == 2
+    version = pool.version
+    assert pool.forget() == 4
+    assert (pool.num_cached, pool.num_referenced) == (0, 2)
+    assert pool.version > version
+    assert pool.match(chain(kept), kept) == pool.match(chain(left), left) == []
+    pool.release(held)
+    assert pool.num_available == pool.num_usable
+    pool.check()

@@ -25,7 +25,7 @@ from prelude.types.errors import (
     RefusedError,
     RequestError,
 )
-from prelude.types.prices import PriceTable
+from prelude.types.prices import PriceTable, Sums
 from prelude.types.request import Request
 from prelude.types.service import SERVICE_CLASSES, Hints, ServiceClass
 
@@ -96,8 +96,9 @@ class Admission:
     def admit(self, group: Seq[Sequence], prices: PriceTable) -> None:
         """Its sequences, which have a class now and do not wait yet. Raises ``RefusedError`` if
         too many of their class wait or if they would be too late, ``RequestError`` if they alone
-        are too many."""
+        are too many or cost too much."""
         first = group[0]
+        self._check_cost(group, prices)
         name = first.service_class
         first.wait_ms = self._backlog.wait_ms(first, prices)
         first.own_ms = self._backlog.own_ms(first, prices)
@@ -136,13 +137,32 @@ class Admission:
 
     def _answer_ms(self, seq: Sequence) -> float:
         """From its first token to its last, at the pace of now; as short as it may well be."""
+        least = float(max(seq.params.min_tokens, 1))
+        return (self._num_tokens(seq, least) - 1.0) * self._backlog.decode_ms
+
+    def _num_tokens(self, seq: Sequence, unknown: float) -> float:
+        """Of its answer, as foreseen; ``unknown`` where nothing is."""
         params, use = seq.params, self._rules.use
-        num_tokens = float(max(params.min_tokens, 1))
         if use.contract and params.ignore_eos:
-            num_tokens = seq.max_tokens
-        elif use.prediction and seq.prediction is not None:
-            num_tokens = max(min(seq.prediction.q50, seq.max_tokens), num_tokens)
-        return (num_tokens - 1.0) * self._backlog.decode_ms
+            return seq.max_tokens
+        if use.prediction and seq.prediction is not None:
+            return max(min(seq.prediction.q50, seq.max_tokens), params.min_tokens, 1.0)
+        return unknown
+
+    def _check_cost(self, group: Seq[Sequence], prices: PriceTable) -> None:
+        """By the price of computing it alone; an answer of unknown length counts in full."""
+        limit_ms = group[0].request.hints.max_cost_ms
+        if limit_ms is None:
+            return
+        cost_ms = 0.0
+        for seq in group:
+            one_ms = prices.step_ms(Sums().plus(seq.num_prompt, 1, seq.sample_mode))
+            cost_ms += seq.cost_ms + self._num_tokens(seq, seq.max_tokens) * one_ms
+        if cost_ms > limit_ms:
+            raise RequestError(
+                f"max_tokens: this would take about {cost_ms:.0f} ms of the device, and one "
+                f"request may take {limit_ms:g} ms; ask for fewer tokens, or with a shorter prompt"
+            )
 
     def _check_class(self, name: ServiceClass, num: int, wait_ms: float) -> None:
         limit = self._rules.classes[name].max_waiting

@@ -171,6 +171,19 @@ class BlockPool:
         self._tokens[block_id] = ()
         return block_id
 
+    def forget(self) -> int:
+        """Empty the index: no block is found again, and those that only it knew are free. Returns
+        how many it knew."""
+        num_blocks = len(self._index)
+        for block_id in self._index.values():
+            self._digest[block_id] = None
+            self._tokens[block_id] = ()
+        self._index.clear()
+        self._free.extend(self._cached)
+        self._cached.clear()
+        self.version += 1
+        return num_blocks
+
     def check(self) -> None:
         """free + referenced + cached + quarantined = total, and no block is in two of them."""
         homes = sorted([*self._free, *self._cached, *self._quarantine])

@@ -6,6 +6,7 @@ as sampled, though nobody knows them yet. What only the tokens can tell (an end,
 prefix index) is found one step late, and what the late step did for an ended sequence is dropped.
 """
 
+import logging
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -42,6 +43,8 @@ from prelude.types.plan import Embedding, Plan, Sampled, StepOutput
 from prelude.types.request import FinishReason, Request, TokenEvent
 from prelude.types.service import ServiceClass
 from prelude.types.wire import EngineStats
+
+logger = logging.getLogger(__name__)
 
 Clock = Callable[[], float]
 
@@ -193,6 +196,11 @@ class EngineCore:
                 self._gauges.wasted_tokens += max(seq.num_output - num_tokens, 0)
                 return [self._finish(seq, "stop", keep=num_tokens)]
         return []
+
+    def forget_prefixes(self) -> None:
+        """Whoever comes from now on finds nothing cached."""
+        num_blocks = self.ledger.pool.forget()
+        logger.info("the prefix cache forgot %d blocks", num_blocks)
 
     def abort_all(self) -> list[TokenEvent]:
         return [self._finish(seq, "abort") for seq in self.ledger.all_unfinished()]

@@ -10,7 +10,9 @@ from prelude.types.request import TokenEvent
 from prelude.types.wire import (
     Abort,
     EngineStats,
+    ForgetPrefixes,
     FromEngine,
+    SetLogLevel,
     Shutdown,
     StepEvents,
     Submit,
@@ -84,5 +86,11 @@ def _apply(core: EngineCore, message: ToEngine) -> list[TokenEvent]:
             return core.abort(uid)
         case Truncate(uid, index, num_tokens):
             return core.truncate(uid, index, num_tokens)
+        case ForgetPrefixes():
+            core.forget_prefixes()
+            return []
+        case SetLogLevel(level):
+            logging.getLogger("prelude").setLevel(level)
+            return []
         case _:
             return []
