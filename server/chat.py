@@ -6,9 +6,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from prelude.server.chat_reply import ChatReply
+from prelude.server.extras import Extras, check_extras
 from prelude.server.generation import Generation
-from prelude.server.hints import hints_of
-from prelude.server.prompts import check_fits, encode_chat
+from prelude.server.hints import hints_of, tier_of
+from prelude.server.prompts import check_fits, encode_chat, truncated
 from prelude.server.protocol import ChatRequest
 from prelude.server.reply import Envelope, respond, wants_usage
 from prelude.server.sampling import sampling_params
@@ -21,11 +22,13 @@ async def chat_completions(request: Request) -> Response:
     services = services_of(request)
     body = services.fields.decode(await read_body(request), ChatRequest)
     include_usage = wants_usage(body)
+    check_extras(request, body)
     turn = await begin_chat(request, body, arrival_s)
     envelope = Envelope.make(
         request, services, "chatcmpl", "chat.completion.chunk", "chat.completion"
-    )
-    reply = ChatReply(envelope, turn.generation, include_usage)
+    ).with_tier(tier_of(body, services.config.batcher.policy))
+    extras = Extras.of(body, services.tokenizer, turn.generation)
+    reply = ChatReply(envelope, turn.generation, include_usage, extras)
     return await respond(request, services, turn, reply, bool(body.stream))
 
 
@@ -50,6 +53,7 @@ class ChatTurn:
                 logprobs=delta.logprobs,
                 finish_reason=delta.finish_reason,
                 stop_reason=delta.stop_reason,
+                token_ids=delta.token_ids,
             )
             for delta in await self.generation.next()
         ]
@@ -65,7 +69,7 @@ async def begin_chat(
     services.check_model(body.model)
     context = request.state.principal.context(services.engine().max_len)
     hints = hints_of(body, request.headers, services.config.batcher.policy)
-    prompt_ids = await encode_chat(services.tokenizer, body)
+    prompt_ids = truncated(await encode_chat(services.tokenizer, body), body, context)
     room = check_fits(len(prompt_ids), context, "messages")
     params = sampling_params(body, services.defaults, room)
     services.metrics.prepare_seconds.inc(time.monotonic() - arrival_s)

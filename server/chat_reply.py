@@ -5,36 +5,42 @@ from typing import Any
 
 import msgspec
 
+from prelude.server.extras import Extras
 from prelude.server.generation import Generation
 from prelude.server.reply import Envelope
 from prelude.server.tally import Timings
-from prelude.text.logprobs import LogprobEntry, TokenScore
+from prelude.text.logprobs import LogprobEntry
 from prelude.text.message import Message, MessageDelta, joined
 
 _encode = msgspec.json.encode
 
 
 class ChatReply:
-    def __init__(self, envelope: Envelope, generation: Generation, include_usage: bool) -> None:
+    def __init__(
+        self, envelope: Envelope, generation: Generation, include_usage: bool, extras: Extras
+    ) -> None:
         self._envelope = envelope
         self._generation = generation
         self._include_usage = include_usage
+        self._extras = extras
         self._prefix = envelope.chunk_prefix()
-        self._suffix = b'}],"usage":null}\n\n' if include_usage else b"}]}\n\n"
 
     def opening(self) -> bytes:
         role = b'{"role":"assistant","content":""}'
+        tail, end = b'"finish_reason":null', self._extras.opening_end()
         return b"".join(
-            self._chunk(index, role, b'"finish_reason":null')
+            self._chunk(index, role, tail).removesuffix(b"}\n\n") + end
             for index in range(len(self._generation.choices))
         )
 
     def delta(self, delta: MessageDelta) -> bytes:
-        if not (delta.content or delta.logprobs):
+        ids = self._extras.ids_tail(delta.token_ids)
+        if not (delta.content or delta.logprobs or ids):
             return b""
-        tail = b'"finish_reason":null'
+        tail = b'"finish_reason":null' + ids
         if delta.logprobs:
-            tail = b'"logprobs":' + _encode(_logprobs(delta.logprobs)) + b"," + tail
+            logprobs = self._logprobs(delta.logprobs)
+            tail = b'"logprobs":' + _encode(logprobs) + b"," + tail
         return self._chunk(delta.index, b'{"content":' + _encode(delta.content) + b"}", tail)
 
     def finish(self, delta: MessageDelta, timings: Timings | None) -> bytes:
@@ -50,30 +56,28 @@ class ChatReply:
         return self._envelope.usage_chunk(self._generation) if self._include_usage else b""
 
     def body(self, answers: Sequence[Sequence[MessageDelta]]) -> dict[str, Any]:
-        choices = [_choice(index, joined(deltas)) for index, deltas in enumerate(answers)]
-        return {**self._envelope.head(self._envelope.body_object), "choices": choices}
+        choices = [self._choice(index, joined(deltas)) for index, deltas in enumerate(answers)]
+        head = self._envelope.head(self._envelope.body_object)
+        return {**head, "choices": choices, **self._extras.of_prompt(0)}
 
     def _chunk(self, index: int, delta: bytes, tail: bytes) -> bytes:
-        return b'%b%d,"delta":%b,%b%b' % (self._prefix, index, delta, tail, self._suffix)
+        suffix = self._extras.suffix()
+        return b'%b%d,"delta":%b,%b%b' % (self._prefix, index, delta, tail, suffix)
 
+    def _choice(self, index: int, message: Message) -> dict[str, Any]:
+        return {
+            "index": index,
+            "message": {"role": "assistant", "content": message.content},
+            "logprobs": self._logprobs(message.logprobs) if message.logprobs else None,
+            "finish_reason": message.finish_reason,
+            "stop_reason": message.stop_reason,
+            **self._extras.of_choice(message.token_ids),
+        }
 
-def _choice(index: int, message: Message) -> dict[str, Any]:
-    return {
-        "index": index,
-        "message": {"role": "assistant", "content": message.content},
-        "logprobs": _logprobs(message.logprobs) if message.logprobs else None,
-        "finish_reason": message.finish_reason,
-        "stop_reason": message.stop_reason,
-    }
-
-
-def _logprobs(entries: tuple[LogprobEntry, ...]) -> dict[str, Any]:
-    content = [
-        {**_score(entry.score), "top_logprobs": [_score(score) for score in entry.top]}
-        for entry in entries
-    ]
-    return {"content": content, "refusal": None}
-
-
-def _score(score: TokenScore) -> dict[str, Any]:
-    return {"token": score.token, "logprob": score.logprob, "bytes": list(score.token_bytes)}
+    def _logprobs(self, entries: tuple[LogprobEntry, ...]) -> dict[str, Any]:
+        score = self._extras.score
+        content = [
+            {**score(entry.score), "top_logprobs": [score(other) for other in entry.top]}
+            for entry in entries
+        ]
+        return {"content": content, "refusal": None}

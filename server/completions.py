@@ -9,10 +9,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from prelude.server.echo import Echo
+from prelude.server.extras import Extras, check_extras
 from prelude.server.generation import Generation
 from prelude.server.hints import hints_of
 from prelude.server.legacy_logprobs import Row, legacy_logprobs, output_row
-from prelude.server.prompts import check_fits, encode_prompts
+from prelude.server.prompts import check_fits, encode_prompts, truncated
 from prelude.server.protocol import CompletionRequest
 from prelude.server.reply import Envelope, respond, wants_usage
 from prelude.server.sampling import sampling_params
@@ -31,10 +32,12 @@ async def completions(request: Request) -> Response:
     services.check_model(body.model)
     context = request.state.principal.context(services.engine().max_len)
     include_usage = wants_usage(body)
+    check_extras(request, body)
     hints = hints_of(body, request.headers, services.config.batcher.policy)
     prompts = await encode_prompts(
         services.tokenizer, body, limit=services.config.batcher.max_waiting // max(body.n or 1, 1)
     )
+    prompts = [_truncated(text, ids, body, context) for text, ids in prompts]
     params = [
         sampling_params(body, services.defaults, check_fits(len(ids), context, "prompt"))
         for _, ids in prompts
@@ -53,9 +56,20 @@ async def completions(request: Request) -> Response:
         prompt_only=prompt_only,
     )
     envelope = Envelope.make(request, services, "cmpl", "text_completion", "text_completion")
-    echo = Echo(services.tokenizer, prompts, generation, params[0]) if body.echo else None
-    reply = CompletionReply(envelope, generation, include_usage, echo, prompt_only)
+    extras = Extras.of(body, services.tokenizer, generation)
+    echo = None
+    if body.echo:
+        echo = Echo(services.tokenizer, prompts, generation, params[0], extras.as_ids)
+    reply = CompletionReply(envelope, generation, include_usage, extras, echo, prompt_only)
     return await respond(request, services, generation, reply, bool(body.stream))
+
+
+def _truncated(
+    text: str | None, ids: list[int], body: CompletionRequest, context: int
+) -> tuple[str | None, list[int]]:
+    """A prompt and its text, which is not known once something is cut off."""
+    kept = truncated(ids, body, context)
+    return (text if len(kept) == len(ids) else None), kept
 
 
 class CompletionReply:
@@ -66,6 +80,7 @@ class CompletionReply:
         envelope: Envelope,
         generation: Generation,
         include_usage: bool,
+        extras: Extras,
         echo: Echo | None,
         prompt_only: bool,
     ) -> None:
@@ -75,24 +90,26 @@ class CompletionReply:
         self._echo = echo
         self._prompt_only = prompt_only
         self._prefix = envelope.chunk_prefix()
-        self._suffix = b'}],"usage":null}\n\n' if include_usage else b"}]}\n\n"
-        self._echoed: set[int] = set()
+        self._extras = extras
+        self._started: set[int] = set()
 
     def opening(self) -> bytes:
         return b""
 
     def delta(self, delta: TextDelta) -> bytes:
-        if self._prompt_only or not (delta.text or delta.logprobs):
+        ids = self._extras.ids_tail(delta.token_ids)
+        if self._prompt_only or not (delta.text or delta.logprobs or ids):
             return b""
         rows = self._rows(delta.index, delta.logprobs)
-        return self._echo_chunk(delta.index) + self._chunk(delta.index, delta.text, rows, b"null")
+        chunk = self._chunk(delta.index, delta.text, rows, b"null" + ids)
+        return self._first_chunk(delta.index) + chunk
 
     def finish(self, delta: TextDelta, timings: Timings | None) -> bytes:
         reason = "length" if self._prompt_only else delta.finish_reason
         tail = _encode(reason)
         if delta.stop_reason is not None and not self._prompt_only:
             tail += b',"stop_reason":' + _encode(delta.stop_reason)
-        chunk = self._echo_chunk(delta.index) + self._chunk(delta.index, "", [], tail)
+        chunk = self._first_chunk(delta.index) + self._chunk(delta.index, "", [], tail)
         if timings is None or self._include_usage:
             return chunk
         return chunk.removesuffix(b"}\n\n") + b',"timings":' + _encode(timings) + b"}\n\n"
@@ -117,18 +134,23 @@ class CompletionReply:
             "logprobs": legacy_logprobs(rows) if rows else None,
             "finish_reason": deltas[-1].finish_reason,
             "stop_reason": deltas[-1].stop_reason,
+            **self._extras.of_choice([token for delta in deltas for token in delta.token_ids]),
+            **self._extras.of_prompt(index),
         }
 
     def _rows(self, index: int, entries: Sequence[LogprobEntry]) -> list[Row]:
         base = 0 if self._echo is None else len(self._echo.text(index))
-        return [output_row(entry, base) for entry in entries]
+        return [output_row(entry, base, self._extras.as_ids) for entry in entries]
 
-    def _echo_chunk(self, index: int) -> bytes:
-        """The prompt, once, before a choice's first chunk."""
-        if self._echo is None or index in self._echoed:
+    def _first_chunk(self, index: int) -> bytes:
+        """What is said of the prompt, once, before a choice's own first chunk."""
+        if index in self._started:
             return b""
-        self._echoed.add(index)
-        return self._chunk(index, self._echo.text(index), self._echo.rows(index), b"null")
+        self._started.add(index)
+        tail = b"null" + self._extras.prompt_tail(index)
+        if self._echo is None:
+            return self._chunk(index, "", [], tail) if self._extras.ids else b""
+        return self._chunk(index, self._echo.text(index), self._echo.rows(index), tail)
 
     def _chunk(self, index: int, text: str, rows: list[Row], reason: bytes) -> bytes:
         logprobs = b'"logprobs":' + _encode(legacy_logprobs(rows)) + b"," if rows else b""
@@ -138,5 +160,5 @@ class CompletionReply:
             _encode(text),
             logprobs,
             reason,
-            self._suffix,
+            self._extras.suffix(),
         )

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from prelude.server.generation import Generation
 from prelude.server.legacy_logprobs import Row, prompt_rows
 from prelude.text.tokenizer import Tokenizer
-from prelude.types.request import SamplingParams
+from prelude.types.request import SamplingParams, TokenLogprobs
 
 
 class Echo:
@@ -17,10 +17,12 @@ class Echo:
         prompts: Sequence[tuple[str | None, list[int]]],
         generation: Generation,
         params: SamplingParams,
+        as_ids: bool = False,
     ) -> None:
         self._tokenizer = tokenizer
         self._generation = generation
         self._params = params
+        self._as_ids = as_ids
         self._ids = [ids for _, ids in prompts]
         self._texts = [
             text if text is not None else tokenizer.decode(ids, params.skip_special_tokens)
@@ -31,8 +33,16 @@ class Echo:
         return self._texts[index // self._params.n]
 
     def rows(self, index: int) -> list[Row]:
-        if self._params.prompt_logprobs is None:
+        count = self._params.logprobs
+        if count is None:
             return []
         ids = self._ids[index // self._params.n]
-        found = self._generation.prompt_logprobs(index)
-        return prompt_rows(self._tokenizer, ids, found or [None] * len(ids))
+        found = self._generation.prompt_logprobs(index) or [None] * len(ids)
+        return prompt_rows(self._tokenizer, ids, [_cut(row, count) for row in found], self._as_ids)
+
+
+def _cut(row: TokenLogprobs | None, count: int) -> TokenLogprobs | None:
+    """``prompt_logprobs`` may have asked for more alternatives than ``logprobs`` has."""
+    if row is None or len(row.top_ids) <= count:
+        return row
+    return TokenLogprobs(row.token_id, row.logprob, row.top_ids[:count], row.top_logprobs[:count])

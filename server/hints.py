@@ -44,6 +44,14 @@ def hints_of(fields: GenerationFields, headers: Mapping[str, str], policy: Polic
         raise from_value_error(error) from error
 
 
+def tier_of(fields: GenerationFields, policy: Policy) -> str:
+    """OpenAI's word for how a request was served: what it asked for, where that is possible."""
+    if fields.service_tier in _BATCH_TIERS:
+        return "flex"
+    is_ahead = fields.service_tier == "priority" and policy == Policy.priority
+    return "priority" if is_ahead else "default"
+
+
 def _service_class(fields: GenerationFields, headers: Mapping[str, str]) -> ServiceClass | None:
     if fields.service_class is not None:
         return fields.service_class

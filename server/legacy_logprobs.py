@@ -26,15 +26,20 @@ def legacy_logprobs(rows: Sequence[Row]) -> dict[str, Any]:
     }
 
 
-def output_row(entry: LogprobEntry, base: int) -> Row:
-    """``base`` is the number of characters before the output: those of an echoed prompt."""
-    top = {_label(score): score.logprob for score in entry.top}
-    top.setdefault(_label(entry.score), entry.score.logprob)
-    return Row(_label(entry.score), entry.score.logprob, top, base + entry.text_offset)
+def output_row(entry: LogprobEntry, base: int, as_ids: bool = False) -> Row:
+    """``base`` is the number of characters before the output: those of an echoed prompt. Tokens
+    read ``token_id:7`` if ``as_ids``."""
+    label = _id_label if as_ids else _label
+    top = {label(score): score.logprob for score in entry.top}
+    top.setdefault(label(entry.score), entry.score.logprob)
+    return Row(label(entry.score), entry.score.logprob, top, base + entry.text_offset)
 
 
 def prompt_rows(
-    tokenizer: Tokenizer, prompt_ids: Sequence[int], found: Sequence[TokenLogprobs | None]
+    tokenizer: Tokenizer,
+    prompt_ids: Sequence[int],
+    found: Sequence[TokenLogprobs | None],
+    as_ids: bool = False,
 ) -> list[Row]:
     """The first token has no logprob. Raises ``ValueError`` if ``found`` is of another prompt."""
     rows = []
@@ -43,10 +48,14 @@ def prompt_rows(
         prompt_ids, prompt_entries(tokenizer, prompt_ids, found), strict=True
     ):
         score = score_token(tokenizer, token_id, 0.0)
-        bare = Row(_label(score), None, None, offset)
-        rows.append(bare if entry is None else output_row(entry, 0))
+        bare = Row(_id_label(score) if as_ids else _label(score), None, None, offset)
+        rows.append(bare if entry is None else output_row(entry, 0, as_ids))
         offset += len(score.token)
     return rows
+
+
+def _id_label(score: TokenScore) -> str:
+    return f"token_id:{score.token_id}"
 
 
 def _label(score: TokenScore) -> str:

@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeVar
 
 import msgspec
@@ -62,6 +62,7 @@ class Envelope:
     created: int
     chunk_object: str
     body_object: str
+    service_tier: str | None = None
 
     @classmethod
     def make(
@@ -69,6 +70,9 @@ class Envelope:
     ) -> "Envelope":
         request_id = f"{prefix}-{request.state.request_id}"
         return cls(request_id, services.model_name, int(time.time()), chunk_object, body_object)
+
+    def with_tier(self, service_tier: str) -> "Envelope":
+        return replace(self, service_tier=service_tier)
 
     def chunk_prefix(self) -> bytes:
         """The bytes of a chunk up to its choice's index: the same for every chunk."""
@@ -85,12 +89,13 @@ class Envelope:
         return b"data: " + msgspec.json.encode(body) + b"\n\n"
 
     def head(self, kind: str) -> dict[str, Any]:
-        return {
+        head: dict[str, Any] = {
             "id": self.request_id,
             "object": kind,
             "created": self.created,
             "model": self.model,
         }
+        return head if self.service_tier is None else {**head, "service_tier": self.service_tier}
 
 
 def wants_usage(body: GenerationFields) -> bool:
@@ -100,13 +105,7 @@ def wants_usage(body: GenerationFields) -> bool:
         return False
     if not body.stream:
         raise invalid("stream_options", "needs stream to be true")
-    if options.continuous_usage_stats:
-        raise invalid(
-            "stream_options.continuous_usage_stats",
-            "not supported; include_usage sends the numbers at the end",
-            code="unsupported_parameter",
-        )
-    return bool(options.include_usage)
+    return bool(options.include_usage or options.continuous_usage_stats)
 
 
 async def respond(

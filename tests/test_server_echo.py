@@ -35,7 +35,7 @@ def test_no_rows_unless_asked_for() -> None:
 def test_rows_of_the_choices_prompt(index: int) -> None:
     ids = byte_level().encode("the fox")
     found = [None, *(TokenLogprobs(i, -1.0, [i], [-1.0]) for i in ids[1:])]
-    rows = echo(found, n=2, prompt_logprobs=1).rows(index)
+    rows = echo(found, n=2, logprobs=1).rows(index)
     assert "".join(row.token for row in rows) == "the fox"
     assert rows[0].logprob is None
     assert rows[1].top == {rows[1].token: -1.0}
@@ -45,6 +45,6 @@ def test_rows_of_the_choices_prompt(index: int) -> None:
 
 
 def test_rows_without_scores_still_name_their_tokens() -> None:
-    rows = echo(prompt_logprobs=1).rows(0)
+    rows = echo(logprobs=1).rows(0)
     assert "".join(row.token for row in rows) == "the fox"
     assert all(row.logprob is None and row.top is None for row in rows)

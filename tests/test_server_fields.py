@@ -48,7 +48,6 @@ def test_unsupported_fields_are_refused_unless_they_ask_for_nothing(name: str) -
 @pytest.mark.parametrize(
     ("fields", "param"),
     [
-        ({"store": 1}, "store"),
         ({"best_of": True}, "best_of"),
         ({"use_beam_search": 0}, "use_beam_search"),
         ({"response_format": {"type": "json_object"}}, "response_format"),

@@ -35,6 +35,7 @@ class MessageDelta(msgspec.Struct, frozen=True):
     logprobs: tuple[LogprobEntry, ...] = ()
     finish_reason: ChatFinish | None = None
     stop_reason: int | str | None = None
+    token_ids: tuple[int, ...] = ()
 
     @property
     def says_something(self) -> bool:
@@ -58,6 +59,7 @@ class Message(msgspec.Struct, frozen=True):
     logprobs: tuple[LogprobEntry, ...] = ()
     finish_reason: ChatFinish | None = None
     stop_reason: int | str | None = None
+    token_ids: tuple[int, ...] = ()
 
 
 def joined(deltas: Iterable[MessageDelta]) -> Message:
@@ -66,12 +68,14 @@ def joined(deltas: Iterable[MessageDelta]) -> Message:
     reasoning: list[str] = []
     pieces: list[ToolCallDelta] = []
     logprobs: list[LogprobEntry] = []
+    token_ids: list[int] = []
     last: MessageDelta | None = None
     for last in deltas:
         content.append(last.content)
         reasoning.append(last.reasoning)
         pieces += last.tool_calls
         logprobs += last.logprobs
+        token_ids += last.token_ids
     return Message(
         content="".join(content),
         reasoning="".join(reasoning),
@@ -79,6 +83,7 @@ def joined(deltas: Iterable[MessageDelta]) -> Message:
         logprobs=tuple(logprobs),
         finish_reason=last.finish_reason if last else None,
         stop_reason=last.stop_reason if last else None,
+        token_ids=tuple(token_ids),
     )
 
 
