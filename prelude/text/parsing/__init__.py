@@ -1,0 +1,1 @@
+"""Answers taken apart as they stream: reasoning, content, tool calls, whatever the chunks are."""

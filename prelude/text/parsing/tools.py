@@ -1,0 +1,91 @@
+"""Content and tool calls, told apart as the text streams."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from prelude.text.message import ToolCallDelta
+from prelude.text.parsing.calls import Calls, NewId
+from prelude.text.parsing.feed import Feed, Steps
+from prelude.text.parsing.formats import ToolFormat
+from prelude.text.parsing.seek import Found, text_to
+
+
+class ToolParser:
+    """``feed`` text, ``close`` at its end; both return the content and the calls that are certain
+    by then. ``tools`` are schemas of parameters by name; calls beyond ``limit`` are left out.
+
+    What looks like a call and is none is content, whitespace and marks included; where calls are
+    found, the marks and the whitespace around them are gone.
+    """
+
+    def __init__(
+        self,
+        form: ToolFormat,
+        tools: Mapping[str, Mapping[str, Any]],
+        *,
+        limit: int | None = None,
+        new_id: NewId | None = None,
+    ) -> None:
+        self._format = form
+        self._feed = Feed()
+        self._calls = Calls(tools, new_id or form.new_id, limit)
+        self._content: list[str] = []
+        self._steps = self._read()
+        next(self._steps)
+
+    @property
+    def num_calls(self) -> int:
+        return self._calls.num_begun
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the last call ended as it should."""
+        return self._calls.is_whole
+
+    def feed(self, text: str) -> tuple[str, tuple[ToolCallDelta, ...]]:
+        if text:
+            self._feed.push(text)
+            next(self._steps)
+        return self._drain()
+
+    def close(self) -> tuple[str, tuple[ToolCallDelta, ...]]:
+        self._feed.close()
+        for _ in self._steps:
+            raise AssertionError("a reader waits for text after its end")
+        return self._drain()
+
+    def _drain(self) -> tuple[str, tuple[ToolCallDelta, ...]]:
+        content = "".join(self._content)
+        self._content.clear()
+        return content, self._calls.drain()
+
+    def _read(self) -> Steps[None]:
+        if self._format.is_bare:
+            self._feed.hold()
+            yield from self._call(is_marked=False)
+        while True:
+            found = yield from self._plain_text()
+            if not found.word:
+                return
+            self._feed.hold(found.trimmed + found.word)
+            yield from self._call(is_marked=True)
+
+    def _plain_text(self) -> Steps[Found]:
+        if self._format.start:
+            return (yield from text_to(self._feed, (self._format.start,), self._content.append))
+        while (yield from self._feed.peek()):
+            self._content.append(self._feed.rest())
+        return Found("", "")
+
+    def _call(self, is_marked: bool) -> Steps[None]:
+        """A call or several, after their mark; content if they are none."""
+        if not (yield from self._format.body(self._feed, self._calls, is_marked)):
+            self._content.append(self._feed.give_back())
+            return
+        yield from self._feed.skip_space()
+        self._feed.hold()
+        if self._format.end and not (yield from self._feed.skip(self._format.end)):
+            self._feed.unread()  # it may be the beginning of something else
+            return
+        self._feed.forget()
+        yield from self._feed.skip_space()
