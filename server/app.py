@@ -4,26 +4,19 @@ import time
 from pathlib import Path
 
 from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.requests import ClientDisconnect
 from starlette.routing import Route
 
-from prelude.client.client import EngineClient, EngineDeadError
+from prelude.client.client import EngineClient
 from prelude.conf.schema import Config
 from prelude.server import routes
-from prelude.server.auth import needed_scope
+from prelude.server.anthropic import anthropic_routes
+from prelude.server.auth import HEALTH_PATHS, needed_scope
 from prelude.server.chat import chat_completions
 from prelude.server.completions import completions
 from prelude.server.doors import public_doors
-from prelude.server.errors import (
-    ApiError,
-    on_api_error,
-    on_bug,
-    on_client_gone,
-    on_engine_dead,
-    on_http_error,
-)
+from prelude.server.embeddings import embeddings
+from prelude.server.errors import EXCEPTION_HANDLERS
 from prelude.server.fields import FieldChecker
 from prelude.server.keys import Keyring
 from prelude.server.lifecycle import Lifecycle
@@ -37,21 +30,24 @@ from prelude.server.responses import responses_routes
 from prelude.server.resume import Keeper
 from prelude.server.resuming import ResumeMiddleware
 from prelude.server.services import Services
+from prelude.server.tracing import make_tracer
 from prelude.text.tokenizer import Tokenizer
 
 
 def build_app(client: EngineClient, tokenizer: Tokenizer, config: Config) -> Starlette:
     """The HTTP front of one engine. ``app.state.services`` holds what the routes share; its
-    ``lifecycle`` is what a server drains. Raises ``ValueError`` or ``OSError`` for bad keys."""
+    ``lifecycle`` is what a server drains. Raises ``ValueError`` or ``OSError`` for bad keys, and
+    ``ValueError`` for an endpoint of traces without OpenTelemetry."""
     model_name = config.model.name or Path(config.model.path).expanduser().resolve().name
     metrics, lifecycle = Metrics(client, model_name), Lifecycle()
+    tracer = make_tracer(config.server.tracing, model_name)
     keyring, limits = Keyring(config.server), Limits()
     keeper = Keeper(config.server.resume_s, int(config.server.resume_mib * 2**20))
     app = Starlette(
-        routes=_routes(),
+        routes=public_routes(config),
         middleware=[
-            Middleware(ObserveMiddleware, on_response=metrics.responded),
-            *public_doors(config.server, keyring, limits, page_paths()),
+            Middleware(ObserveMiddleware, on_response=metrics.responded, tracer=tracer),
+            *public_doors(config.server, keyring, limits, _chat_page()),
             Middleware(
                 ResumeMiddleware,
                 keeper=keeper,
@@ -59,13 +55,7 @@ def build_app(client: EngineClient, tokenizer: Tokenizer, config: Config) -> Sta
                 send_timeout_s=config.server.send_timeout_s,
             ),
         ],
-        exception_handlers={
-            ApiError: on_api_error,
-            HTTPException: on_http_error,
-            EngineDeadError: on_engine_dead,
-            ClientDisconnect: on_client_gone,
-            Exception: on_bug,
-        },
+        exception_handlers=EXCEPTION_HANDLERS,
     )
     app.state.services = Services(
         client=client,
@@ -80,15 +70,35 @@ def build_app(client: EngineClient, tokenizer: Tokenizer, config: Config) -> Sta
         keeper=keeper,
         model_name=model_name,
         created_s=int(time.time()),
+        tracer=tracer,
     )
     return app
+
+
+def public_routes(config: Config) -> list[Route]:
+    """All, unless operators have a port of their own for what is theirs."""
+    has_port = config.server.admin.port is not None
+    return [one for one in _routes() if not has_port or needed_scope(one.path) != "metrics"]
+
+
+def operator_routes() -> list[Route]:
+    """What the admin port has of these: metrics and the live view, its files, health."""
+    return [
+        one
+        for one in _routes()
+        if needed_scope(one.path) == "metrics"
+        or one.path in HEALTH_PATHS
+        or one.path.startswith("/page/")
+    ]
 
 
 def _routes() -> list[Route]:
     return [
         Route("/v1/chat/completions", chat_completions, methods=["POST"]),
         Route("/v1/completions", completions, methods=["POST"]),
+        Route("/v1/embeddings", embeddings, methods=["POST"]),
         *responses_routes(),
+        *anthropic_routes(),
         Route("/v1/models", routes.list_models, methods=["GET"]),
         Route("/v1/models/{model:path}", routes.get_model, methods=["GET"]),
         Route("/tokenize", routes.tokenize, methods=["POST"]),
@@ -103,6 +113,5 @@ def _routes() -> list[Route]:
     ]
 
 
-def page_paths() -> list[str]:
-    """Of the chat page alone: the live view shows what others do."""
-    return [route.path for route in page_routes() if needed_scope(route.path) == "infer"]
+def _chat_page() -> list[str]:
+    return [one.path for one in page_routes() if needed_scope(one.path) is None]

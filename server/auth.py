@@ -13,25 +13,28 @@ from starlette.types import ASGIApp, Message, Receive, Send
 from starlette.types import Scope as ASGIScope
 
 from prelude.server.errors import ApiError, error_response
+from prelude.server.exposure import is_loopback
 from prelude.server.keys import Keyring
 from prelude.server.limits import Limits, Ticket
 from prelude.server.principal import Principal, Scope
 
 HEALTH_PATHS = frozenset({"/health", "/health/live", "/health/ready"})
-_METRICS_PATHS = ("/metrics", "/live", "/page/live")
+_METRICS_PATHS = ("/metrics", "/live")
 _SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 
 
 @dataclass(frozen=True, slots=True)
 class Door:
     """Who is let in. ``nobody`` is who has no key where none are asked for; ``public`` paths are
-    open to all; pages of ``origins`` may use what a browser sends by itself."""
+    open to all; pages of ``origins`` may use what a browser sends by itself. ``is_local`` takes
+    requests without a key only where they name this machine as it names itself."""
 
     keyring: Keyring
     limits: Limits
     nobody: Principal
     public: Collection[str] = HEALTH_PATHS
     origins: Collection[str] = ()
+    is_local: bool = False
 
 
 class AuthMiddleware:
@@ -72,7 +75,7 @@ class AuthMiddleware:
         else:
             principal = await self._principal(scope, headers)
             needed = needed_scope(path)
-            if not principal.may(needed):
+            if needed is not None and not principal.may(needed):
                 raise forbidden(f"the API key {principal.name} lacks the scope {needed!r}")
         is_new = scope["method"] == "POST" and "last-event-id" not in headers
         counts = is_new and needed_scope(path) == "infer"
@@ -86,6 +89,8 @@ class AuthMiddleware:
         if door.keyring.is_empty or is_ambient:
             _check_site(scope["method"], headers, door.origins)
         if door.keyring.is_empty:
+            if door.is_local and not is_loopback(_host(headers)):
+                raise forbidden("without an API key, ask for this as localhost or 127.0.0.1")
             return door.nobody
         if not token:
             raise unauthorized(
@@ -99,8 +104,11 @@ class AuthMiddleware:
             raise unauthorized(str(error), headers) from error
 
 
-def needed_scope(path: str) -> Scope:
-    if path == "/admin" or path.startswith("/admin/"):
+def needed_scope(path: str) -> Scope | None:
+    """None where any key will do: the pages' own files."""
+    if path == "/" or path.startswith("/page/"):
+        return None
+    if path.startswith("/admin"):
         return "admin"
     return "metrics" if path.startswith(_METRICS_PATHS) else "infer"
 
@@ -117,6 +125,11 @@ def shown_key(headers: Headers) -> tuple[str, bool]:
     if kind.lower() == "bearer":
         return value.strip(), False
     return headers.get("x-api-key", "").strip(), False
+
+
+def _host(headers: Headers) -> str:
+    name, _, port = headers.get("host", "").rpartition(":")
+    return (name if port.isdigit() else headers.get("host", "")).strip("[]")
 
 
 def unauthorized(message: str, headers: Headers, code: str | None = "invalid_api_key") -> ApiError:

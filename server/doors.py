@@ -29,6 +29,12 @@ def public_doors(
     return [*_cors(config.cors), Middleware(AuthMiddleware, door=door)]
 
 
+def private_door(keyring: Keyring, limits: Limits) -> Middleware:
+    """Of the admin port: everything but health needs a key, or where there are none to be asked
+    for on this very machine, by no other site's page."""
+    return Middleware(AuthMiddleware, door=Door(keyring, limits, nobody(), is_local=True))
+
+
 def _cors(config: CorsConfig) -> list[Middleware]:
     """Closed unless somebody is named. Cookies are never used, so credentials are not allowed."""
     if not config.origins:

@@ -12,7 +12,7 @@ from math import ceil
 
 import msgspec
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from prelude.client.client import EngineDeadError
@@ -232,3 +232,12 @@ async def on_client_gone(request: Request, error: Exception) -> Response:
 async def on_bug(request: Request, error: Exception) -> Response:
     """The traceback is logged by the server; the client learns only that it was our fault."""
     return error_response(request.url.path, internal_error())
+
+
+EXCEPTION_HANDLERS = {
+    ApiError: on_api_error,
+    HTTPException: on_http_error,
+    EngineDeadError: on_engine_dead,
+    ClientDisconnect: on_client_gone,
+    Exception: on_bug,
+}

@@ -8,6 +8,9 @@ import uvicorn
 from starlette.applications import Starlette
 
 from prelude.conf.schema import Config
+from prelude.server.admin import build_admin_app
+from prelude.server.app import operator_routes
+from prelude.server.connection import bounded
 from prelude.server.listen import BACKLOG
 from prelude.server.services import Services
 
@@ -18,13 +21,21 @@ _CONNECTIONS_S = 5  # for connections to close once every stream has ended
 class DrainingServer(uvicorn.Server):
     """Ends in two steps: open requests get ``drain_s`` to finish while new ones are refused,
     then connections close. A second signal ends the first step at once. While it runs, the live
-    view's sampler does."""
+    view's sampler does, and ``beside``: a server on its own socket, which ends last."""
 
-    def __init__(self, config: uvicorn.Config, services: Services) -> None:
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        services: Services,
+        beside: tuple[uvicorn.Server, socket.socket] | None = None,
+    ) -> None:
         super().__init__(config)
+        self._beside = beside
+        self._beside_task: asyncio.Task[None] | None = None
         self._lifecycle = services.lifecycle
         self._live = services.live
         self._drain_s = services.config.server.drain_s
+        self._tracer = services.tracer
         self._sampler: asyncio.Task[None] | None = None
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
@@ -35,28 +46,48 @@ class DrainingServer(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         self._sampler = asyncio.create_task(self._live.run())
+        if self._beside is not None:
+            server, opened = self._beside
+            # _serve is serve without signal handlers, which are this server's
+            self._beside_task = asyncio.create_task(server._serve([opened]))
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         await self._lifecycle.drain(self._drain_s)
         await super().shutdown(sockets)
         if self._sampler is not None:
             await self._sampler
+        if self._beside is not None and self._beside_task is not None:
+            self._beside[0].should_exit = True
+            await self._beside_task
+        if self._tracer is not None:
+            await asyncio.to_thread(self._tracer.close)
 
 
-def make_server(app: Starlette, config: Config) -> DrainingServer:
-    return DrainingServer(
-        uvicorn.Config(
-            app,
-            loop="none",
-            http="httptools",
-            ws="none",
-            lifespan="off",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            backlog=BACKLOG,
-            timeout_keep_alive=_KEEP_ALIVE_S,
-            timeout_graceful_shutdown=_CONNECTIONS_S,
-        ),
-        app.state.services,
+def make_server(
+    app: Starlette, config: Config, admin_socket: socket.socket | None = None
+) -> DrainingServer:
+    """``admin_socket`` is where ``server.admin`` listens, if it does."""
+    services: Services = app.state.services
+    beside = None
+    if admin_socket is not None:
+        admin = build_admin_app(services, operator_routes())
+        beside = (uvicorn.Server(_uvicorn_config(admin, config)), admin_socket)
+    return DrainingServer(_uvicorn_config(app, config), services, beside)
+
+
+def _uvicorn_config(app: Starlette, config: Config) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        loop="none",
+        http=bounded(config.server),
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        backlog=BACKLOG,
+        timeout_keep_alive=_KEEP_ALIVE_S,
+        timeout_graceful_shutdown=_CONNECTIONS_S,
+        ssl_certfile=config.server.tls.cert,
+        ssl_keyfile=config.server.tls.key,
     )

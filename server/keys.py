@@ -13,6 +13,7 @@ import secrets
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 
 from prelude.conf.schema import ServerConfig
@@ -80,6 +81,10 @@ class Keyring:
         if entry.expires is not None and entry.expires.timestamp() <= self._now():
             raise PermissionError(f"the API key {entry.name} expired at {entry.expires:%F %T %Z}")
         return known.principal
+
+    def look_again(self) -> None:
+        """At the next request, however soon it comes."""
+        self._looked_s = -inf
 
     async def refresh(self) -> None:
         """Read the file again if it has changed."""

@@ -12,14 +12,21 @@ class Interruptible(Protocol):
 
 
 class Lifecycle:
-    """``draining`` is set once the server wants to end; ``expired`` once open work must too."""
+    """``is_ending`` is set once the server wants to end, ``is_held`` while an operator wants no new
+    requests; ``expired`` once open work must end too."""
 
     def __init__(self) -> None:
-        self.draining = False
+        self.is_ending = False
+        self.is_held = False
         self.expired = asyncio.Event()
         self._open: set[Interruptible] = set()
         self._idle = asyncio.Event()
         self._idle.set()
+
+    @property
+    def draining(self) -> bool:
+        """True while new requests are refused."""
+        return self.is_ending or self.is_held
 
     @property
     def num_open(self) -> int:
@@ -36,7 +43,7 @@ class Lifecycle:
 
     async def drain(self, seconds: float) -> None:
         """Let open work finish for up to ``seconds`` or until ``hurry``, then interrupt it."""
-        self.draining = True
+        self.is_ending = True
         logger.info("draining %d requests for up to %g s", self.num_open, seconds)
         idle = asyncio.ensure_future(self._idle.wait())
         hurry = asyncio.ensure_future(self.expired.wait())

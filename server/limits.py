@@ -7,7 +7,7 @@ that comes to nothing (refused, not valid, gone before its first token) gives ev
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 from prelude.server.bucket import Bucket
 from prelude.server.errors import ApiError
@@ -72,8 +72,13 @@ class Limits:
             ticket.enter()
         return ticket
 
-    def account(self, name: str) -> Account | None:
-        return self._accounts.get(name)
+    def report(self, name: str) -> dict[str, object]:
+        """What key ``name`` has used since the server started, has open, and has left now."""
+        usage, account = self.usage.get(name, Usage()), self._accounts.get(name)
+        found: dict[str, object] = {**asdict(usage), "open": account.num_open if account else 0}
+        if account is not None:
+            found |= limit_headers(account.requests, account.tokens, self._clock())
+        return found
 
     def _account(self, principal: Principal, now_s: float) -> Account:
         name = principal.name

@@ -1,5 +1,6 @@
 """The listening socket: it is there before the engine is, and before most of our own modules."""
 
+import resource
 import socket
 
 BACKLOG = 2048
@@ -7,7 +8,7 @@ BACKLOG = 2048
 _SEND_BUFFER_BYTES = 64 * 1024
 
 
-def open_socket(host: str, port: int) -> socket.socket:
+def open_socket(host: str, port: int, key: str = "server.port") -> socket.socket:
     """A listening socket: clients wait in its backlog from the first moment."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     opened = socket.socket(family, socket.SOCK_STREAM)
@@ -18,7 +19,16 @@ def open_socket(host: str, port: int) -> socket.socket:
     except OSError as error:
         opened.close()
         raise OSError(
-            f"cannot listen on {host}:{port}: {error.strerror}; choose another server.port"
+            f"cannot listen on {host}:{port}: {error.strerror}; choose another {key}"
         ) from error
     opened.listen(BACKLOG)
     return opened
+
+
+def allow_files(count: int) -> None:
+    """Raise this process's limit of open files to ``count``, or as far as it may be raised: every
+    connection is one, and shells start with as few as 1024."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = count if hard == resource.RLIM_INFINITY else min(count, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

@@ -4,12 +4,16 @@ import asyncio
 import logging
 import signal
 import socket
+from collections.abc import Iterator
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from prelude.client.client import EngineClient, EngineDeadError
 from prelude.client.process import start_engine
-from prelude.conf.schema import Config
-from prelude.server.listen import open_socket
+from prelude.conf.schema import Config, ServerConfig
+from prelude.server.exposure import check_exposure, check_tls
+from prelude.server.keys import Keyring
+from prelude.server.listen import allow_files, open_socket
 
 if TYPE_CHECKING:
     from prelude.server.http_server import DrainingServer
@@ -22,15 +26,24 @@ def serve(config: Config) -> int:
     """Serve until SIGINT or SIGTERM; returns the exit code. Raises ``ValueError`` for what the
     configuration gets wrong, ``OSError`` if the port is taken, ``EngineDeadError`` if the engine
     cannot start or dies."""
-    server_socket = open_socket(config.server.host, config.server.port)
-    try:
-        with asyncio.Runner(loop_factory=_new_loop) as runner:
-            return runner.run(_serve(config, server_socket))
-    finally:
-        server_socket.close()
+    check_tls(config.server.tls)
+    check_exposure(config.server, has_keys=not Keyring(config.server).is_empty)
+    allow_files(2 * config.server.limits.max_connections)
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(one) for one in _sockets(config.server)]
+        runner = stack.enter_context(asyncio.Runner(loop_factory=_new_loop))
+        return runner.run(_serve(config, *sockets))
 
 
-async def _serve(config: Config, server_socket: socket.socket) -> int:
+def _sockets(config: ServerConfig) -> Iterator[socket.socket]:
+    yield open_socket(config.host, config.port)
+    if config.admin.port is not None:
+        yield open_socket(config.admin.host, config.admin.port, key="server.admin.port")
+
+
+async def _serve(
+    config: Config, server_socket: socket.socket, admin_socket: socket.socket | None = None
+) -> int:
     client = start_engine(config)
     # Imported while the engine's process starts: they take as long as a third of its own imports.
     from prelude.server.app import build_app
@@ -38,8 +51,12 @@ async def _serve(config: Config, server_socket: socket.socket) -> int:
 
     try:
         tokenizer = await asyncio.to_thread(_tokenizer, config)
-        server = make_server(build_app(client, tokenizer, config), config)
-        watcher = asyncio.create_task(_watch(client, server, server_socket))
+        app = build_app(client, tokenizer, config)
+        server = make_server(app, config, admin_socket)
+        scheme = "https" if config.server.tls.cert is not None else "http"
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGHUP, app.state.services.keyring.look_again)
+        watcher = asyncio.create_task(_watch(client, server, server_socket, scheme))
         await server.serve([server_socket])
         watcher.cancel()
         await asyncio.gather(watcher, return_exceptions=True)
@@ -51,7 +68,7 @@ async def _serve(config: Config, server_socket: socket.socket) -> int:
 
 
 async def _watch(
-    client: EngineClient, server: "DrainingServer", server_socket: socket.socket
+    client: EngineClient, server: "DrainingServer", server_socket: socket.socket, scheme: str
 ) -> None:
     """Say when the engine is ready; end the server if it could not start."""
     try:
@@ -60,7 +77,7 @@ async def _watch(
         server.handle_exit(signal.SIGTERM, None)
         return
     host, port = server_socket.getsockname()[:2]
-    logger.info("%s is ready at http://%s:%d", info.model_name, host, port)
+    logger.info("%s is ready at %s://%s:%d", info.model_name, scheme, host, port)
 
 
 def _tokenizer(config: Config) -> "Tokenizer":

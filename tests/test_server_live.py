@@ -138,7 +138,7 @@ async def test_states_say_what_happens_instead() -> None:
         s.transport.say(Ready(some_info()))
         await s.client.wait_ready()
         assert (s.live.snapshot().state, s.live.snapshot().note) == ("ready", "")
-        s.lifecycle.draining = True
+        s.lifecycle.is_ending = True
         assert s.live.snapshot().state == "draining"
         s.transport.die("out of memory")
         await until(lambda: s.client.error)
