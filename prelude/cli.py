@@ -27,6 +27,7 @@ COMMANDS = {
     "simulate": Command("prelude.commands.simulate", "play traffic through the batcher alone"),
     "sweep": Command("prelude.commands.sweep", "run many points of a configuration and compare"),
     "config": Command("prelude.commands.config", "print the configuration and its sources"),
+    "keys": Command("prelude.commands.keys", "make, list and disable API keys"),
     "cache": Command("prelude.commands.cache", "list, carry along or clear what starts leave"),
     "version": Command("prelude.commands.version", "print the version"),
 }

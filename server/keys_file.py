@@ -9,7 +9,7 @@ import os
 import re
 import secrets
 import tempfile
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 
 import msgspec
@@ -20,7 +20,7 @@ from prelude.types.service import ServiceClass
 PREFIX = "sk-prelude-"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _HASH = re.compile(r"[0-9a-f]{64}")
-_LIMITS = ("requests_per_min", "tokens_per_min", "concurrency", "max_context", "max_cost_ms")
+LIMITS = ("requests_per_min", "tokens_per_min", "concurrency", "max_context", "max_cost_ms")
 
 
 class KeyEntry(
@@ -56,7 +56,7 @@ class KeyEntry(
             raise ValueError("sha256: must be 64 hexadecimal digits in lower case")
         if self.expires is not None and self.expires.tzinfo is None:
             raise ValueError("expires: must say its time zone, as in 2030-01-31T00:00:00Z")
-        for limit in _LIMITS:
+        for limit in LIMITS:
             if (getattr(self, limit) or 0) < 0:
                 raise ValueError(f"{limit}: must be 0 (no limit) or more")
 
@@ -103,7 +103,3 @@ def write_keys(path: Path, entries: list[KeyEntry]) -> None:
     except BaseException:
         os.unlink(name)
         raise
-
-
-def utc_now() -> datetime:
-    return datetime.now(UTC).replace(microsecond=0)
