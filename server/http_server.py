@@ -41,6 +41,7 @@ class DrainingServer(uvicorn.Server):
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if self.should_exit:
             self._lifecycle.hurry()
+        self._lifecycle.begin()  # at once: the loop below looks ten times a second only
         self.should_exit = True
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:

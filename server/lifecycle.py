@@ -13,11 +13,12 @@ class Interruptible(Protocol):
 
 class Lifecycle:
     """``is_ending`` is set once the server wants to end, ``is_held`` while an operator wants no new
-    requests; ``expired`` once open work must end too."""
+    requests; ``began`` is told of the former, ``expired`` once open work must end too."""
 
     def __init__(self) -> None:
         self.is_ending = False
         self.is_held = False
+        self.began = asyncio.Event()
         self.expired = asyncio.Event()
         self._open: set[Interruptible] = set()
         self._idle = asyncio.Event()
@@ -41,9 +42,14 @@ class Lifecycle:
         if not self._open:
             self._idle.set()
 
+    def begin(self) -> None:
+        """From now on new requests are refused, and readiness says so."""
+        self.is_ending = True
+        self.began.set()
+
     async def drain(self, seconds: float) -> None:
         """Let open work finish for up to ``seconds`` or until ``hurry``, then interrupt it."""
-        self.is_ending = True
+        self.begin()
         logger.info("draining %d requests for up to %g s", self.num_open, seconds)
         idle = asyncio.ensure_future(self._idle.wait())
         hurry = asyncio.ensure_future(self.expired.wait())

@@ -14,6 +14,7 @@ from prelude.conf.schema import Config, ServerConfig
 from prelude.server.exposure import check_exposure, check_tls
 from prelude.server.keys import Keyring
 from prelude.server.listen import allow_files, open_socket
+from prelude.server.systemd import keep_notified
 
 if TYPE_CHECKING:
     from prelude.server.http_server import DrainingServer
@@ -57,9 +58,10 @@ async def _serve(
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGHUP, app.state.services.keyring.look_again)
         watcher = asyncio.create_task(_watch(client, server, server_socket, scheme))
+        notifier = asyncio.create_task(keep_notified(client, app.state.services.lifecycle))
         await server.serve([server_socket])
         watcher.cancel()
-        await asyncio.gather(watcher, return_exceptions=True)
+        await asyncio.gather(watcher, notifier, return_exceptions=True)
         if client.error is not None:
             raise client.error
         return 0

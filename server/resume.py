@@ -49,12 +49,13 @@ class Kept:
         self._last = 0  # number of the newest event
         self._sent = 0  # number of the newest that who follows now was sent
         self._reader = 0
+        self._on_close = on_close
         self._error: Exception | None = None
         self._news = asyncio.Event()
         self._room = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
         self._task = asyncio.get_running_loop().create_task(self._take())
-        self._task.add_done_callback(lambda task: on_close())
+        self._task.add_done_callback(self._taken)
 
     @property
     def is_over(self) -> bool:
@@ -116,8 +117,12 @@ class Kept:
                 logger.exception("a stream failed")
             self._error = error
         finally:
-            self._news.set()
             await self._chunks.aclose()
+
+    def _taken(self, task: asyncio.Task[None]) -> None:
+        """Also of one that was cancelled before it began."""
+        self._news.set()
+        self._on_close()
 
     def _keep(self, chunk: bytes) -> None:
         before = self._num_bytes

@@ -13,7 +13,7 @@ import pytest
 from prelude.types.errors import REFUSAL_CODES, Refusal, RefusalCode
 from prelude.types.request import TokenEvent
 from prelude.types.wire import Abort, Progress, Ready
-from tests.fakes import ScriptedTransport, scripted_client, some_info, until
+from tests.fakes import ScriptedEngines, ScriptedTransport, scripted_client, some_info, until
 from tests.server_harness import (
     ANSWER,
     Engine,
@@ -113,6 +113,53 @@ async def test_an_engine_that_dies_ends_every_stream_and_refuses_the_rest() -> N
             assert health.json()["status"] == "dead"
         assert (await server.http.get("/metrics")).status_code == 200
         assert server.client.num_streams == 0
+
+
+async def test_an_engine_that_dies_is_followed_by_one_that_answers() -> None:
+    engines = ScriptedEngines()
+    first = await engines.ready()
+    async with listening(engines.client, byte_level(), test_config()) as server:
+        begun = asyncio.create_task(open_stream(server))
+        request = await first.submitted(1)
+        first.events(TokenEvent(request.uid, 0, ids("Hello")))
+        response = await begun
+        whole = asyncio.create_task(server.chat())
+        await first.submitted(2)
+        first.die("the engine process ended unexpectedly (signal 9)", "signal")
+        error = error_of(await response.aread())
+        assert (error["code"], error["type"]) == ("engine_restarted", "service_unavailable_error")
+        assert "signal 9" in error["message"]
+        lost = await whole
+        assert (lost.status_code, lost.headers["retry-after"]) == (503, "1")
+        assert lost.json()["error"]["code"] == "engine_restarted"
+        await until(lambda: len(engines.started) == 2)
+        engines.started[1].say(Progress("loading weights", 0.25))
+        await until(lambda: server.client.progress.fraction == 0.25)
+        ready = await server.http.get("/health/ready")
+        assert ready.status_code == 503
+        assert ready.json() | {"last_death": None} == {
+            "status": "restarting",
+            "phase": "loading weights",
+            "fraction": 0.25,
+            "restarts": 1,
+            "last_death": None,
+        }
+        assert ready.json()["last_death"]["requests_lost"] == 2
+        assert (await server.http.get("/health/live")).status_code == 200
+        refused = await server.chat()
+        assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
+        assert "signal 9" in refused.json()["error"]["message"]
+        assert "loading weights, 25%" in refused.json()["error"]["message"]
+        second = await engines.ready(2)
+        assert (await server.http.get("/health/ready")).json()["restarts"] == 1
+        again = asyncio.create_task(server.chat())
+        uid = (await second.submitted(1)).uid
+        second.events(TokenEvent(uid, 0, ids("Hi"), "stop"))
+        assert (await again).json()["choices"][0]["message"]["content"] == "Hi"
+        text = (await server.http.get("/metrics")).text
+        assert 'prelude_engine_restarts_total{model_name="test-model",reason="signal"} 1.0' in text
+        assert 'prelude_requests_lost_total{model_name="test-model"} 2.0' in text
+    await engines.client.close()
 
 
 @pytest.mark.parametrize("stream", [False, True])

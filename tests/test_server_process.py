@@ -127,7 +127,8 @@ def test_answers_and_a_graceful_end(server: Server) -> None:
     assert "Traceback" not in log
 
 
-def test_a_killed_engine_is_reported_everywhere(server: Server) -> None:
+def test_a_killed_engine_is_reported_and_followed_by_another(server: Server) -> None:
+    first_pid = server.engine_pid
     with server.http() as http:
         with http.stream("POST", CHAT, json=ENDLESS) as response:
             pieces = response.iter_bytes()
@@ -135,13 +136,21 @@ def test_a_killed_engine_is_reported_everywhere(server: Server) -> None:
             os.kill(server.engine_pid, signal.SIGKILL)
             received += b"".join(pieces)
         *_, error, done = parse_events(received)
-        assert (error["error"]["code"], done) == ("engine_dead", "[DONE]")
+        assert (error["error"]["code"], done) == ("engine_restarted", "[DONE]")
         assert "signal 9" in error["error"]["message"]
         refused = http.post(CHAT, json=HI)
         assert refused.status_code == 503
-        assert "signal 9" in refused.json()["error"]["message"]
-        assert http.get("/health/live").status_code == 503
+        assert refused.json()["error"]["code"] == "engine_restarted"
+        assert int(refused.headers["retry-after"]) >= 1
+        while (health := http.get("/health")).status_code == 503:
+            assert health.json()["status"] == "restarting"
+            assert http.get("/health/live").status_code == 200
+        assert health.json()["restarts"] == 1
+        assert health.json()["last_death"]["reason"] == "signal"
+        assert http.post(CHAT, json=HI | {"max_tokens": 3}).status_code == 200
+        assert server.engine_pid != first_pid
     server.process.send_signal(signal.SIGTERM)
     log = server.end()
-    assert server.process.returncode == 1
-    assert "prelude: error: the engine process ended unexpectedly (signal 9)" in log
+    assert server.process.returncode == 0, log
+    assert "the engine ended (signal): the engine process ended unexpectedly (signal 9" in log
+    assert "engine 2 is ready" in log
