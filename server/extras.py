@@ -12,7 +12,7 @@ from starlette.requests import Request
 from prelude.logs import about
 from prelude.server.errors import invalid
 from prelude.server.generation import Generation
-from prelude.server.protocol import GenerationFields
+from prelude.server.protocol import GenerationFields, RequestFields
 from prelude.text.logprobs import TokenScore, logprob_entry
 from prelude.text.tokenizer import Tokenizer
 from prelude.types.request import TokenLogprobs
@@ -23,10 +23,14 @@ _LAST = b"}\n\n"
 
 
 def check_extras(request: Request, fields: GenerationFields) -> None:
-    """Takes over the id that a body has for its request. Raises ``ApiError`` for what is no id, and
-    for what cannot be had together."""
+    """Raises ``ApiError`` for what cannot be had together, and as ``take_id``."""
     if fields.prompt_logprobs is not None and fields.stream:
         raise invalid("prompt_logprobs", "come with whole answers only; leave out stream")
+    take_id(request, fields)
+
+
+def take_id(request: Request, fields: RequestFields) -> None:
+    """From the body, where it has one. Raises ``ApiError`` for what is no id."""
     if fields.request_id is None:
         return
     if not _GOOD_ID.fullmatch(fields.request_id):

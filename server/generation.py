@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from prelude.client.client import EngineDeadError, Stream
@@ -29,6 +29,7 @@ class Usage:
     prompt_tokens: int
     completion_tokens: int
     cached_tokens: int
+    reasoning_tokens: int = 0
 
     def body(self) -> dict[str, object]:
         return {
@@ -36,6 +37,7 @@ class Usage:
             "completion_tokens": self.completion_tokens,
             "total_tokens": self.prompt_tokens + self.completion_tokens,
             "prompt_tokens_details": {"cached_tokens": self.cached_tokens},
+            "completion_tokens_details": {"reasoning_tokens": self.reasoning_tokens},
         }
 
 
@@ -48,15 +50,18 @@ class _Prompt:
     cached_tokens: int = 0
     logprobs: list[TokenLogprobs | None] | None = None
     timings: RequestTimings | None = None
+    embedding: bytes = b""
 
 
 class Generation:
     """Submits every prompt on creation; iterate with ``next``; always ``close``.
 
     Choice ``j`` of prompt ``i`` has index ``i * n + j``. ``continues`` says that the text goes on
-    from the prompt (completions) instead of beginning anew (chat answers); ``prompt_only`` that
-    output tokens are nobody's and do not count. What is computed is on the ``ticket``'s account.
-    Raises ``ApiError`` for what its key may not ask for.
+    from the prompt (completions) instead of beginning anew (chat answers); ``shown_ids`` are
+    special tokens that its deltas print all the same; ``prompt_only`` says that
+    output tokens are nobody's and do not count; ``embeds`` that embeddings are wanted instead.
+    What is computed is on the ``ticket``'s account. Raises ``ApiError`` for what its key may not
+    ask for.
     """
 
     def __init__(
@@ -68,9 +73,11 @@ class Generation:
         ticket: Ticket,
         arrival_s: float,
         continues: bool,
+        shown_ids: frozenset[int] = frozenset(),
         cache_salt: str = "",
         hints: Hints | None = None,
         prompt_only: bool = False,
+        embeds: bool = False,
     ) -> None:
         self._services = services
         self._metrics = services.metrics
@@ -78,6 +85,7 @@ class Generation:
         self._prompt_only = prompt_only
         self._interrupted = False
         self._is_failed = False
+        self.count_reasoning: Callable[[], int] = lambda: 0  # whoever parses the text knows
         self.params = params[0]  # of all prompts, but for what each has room for
         self._n = params[0].n
         self._prompts: list[_Prompt] = []
@@ -86,7 +94,9 @@ class Generation:
         self._reservation = ticket.reserve(prompts, params)
         try:
             for ids, one in zip(prompts, params, strict=True):
-                stream = services.client.submit(ids, one, cache_salt=cache_salt, hints=hints)
+                stream = services.client.submit(
+                    ids, one, cache_salt=cache_salt, hints=hints, embeds=embeds
+                )
                 self._prompts.append(_Prompt(stream, ids))
         except (ValueError, EngineDeadError) as error:
             self._reservation.settle()
@@ -96,7 +106,7 @@ class Generation:
                 raise from_value_error(error) from error
             raise
         self.choices = [
-            ChoiceText(services.tokenizer, one, ids if continues else ())
+            ChoiceText(services.tokenizer, one, ids if continues else (), shown_ids)
             for ids, one in zip(prompts, params, strict=True)
             for _ in range(one.n)
         ]
@@ -139,11 +149,17 @@ class Generation:
         """Of the prompt that choice ``index`` answers."""
         return self._prompts[index // self._n].prompt_ids
 
+    @property
+    def embeddings(self) -> list[bytes]:
+        """One a prompt, float32, as ``TokenEvent`` has them; empty until they are here."""
+        return [prompt.embedding for prompt in self._prompts]
+
     def usage(self) -> Usage:
         return Usage(
             sum(len(prompt.prompt_ids) for prompt in self._prompts),
             0 if self._prompt_only else sum(choice.num_tokens for choice in self.choices),
             sum(prompt.cached_tokens for prompt in self._prompts),
+            self.count_reasoning(),
         )
 
     def timings(self) -> Timings:
@@ -250,6 +266,8 @@ class Generation:
             prompt.logprobs = event.prompt_logprobs
         if event.timings is not None and prompt.timings is None:
             prompt.timings = event.timings
+        if event.embedding is not None:
+            prompt.embedding = event.embedding
 
     def _take_stock(self) -> None:
         assert self._end_s is not None

@@ -10,7 +10,7 @@ import msgspec
 
 from prelude.conf.schema import Policy
 from prelude.server.errors import from_value_error, invalid, unsupported
-from prelude.server.protocol import ChatRequest, GenerationFields
+from prelude.server.protocol import ChatRequest, RequestFields
 from prelude.types.service import SERVICE_CLASSES, Hints, Reasoning, ServiceClass
 
 _BATCH_TIERS = ("batch", "flex")
@@ -27,7 +27,7 @@ _CLASS_HEADER = "x-prelude-class"
 _DEADLINE_HEADER = "x-request-deadline-ms"
 
 
-def hints_of(fields: GenerationFields, headers: Mapping[str, str], policy: Policy) -> Hints:
+def hints_of(fields: RequestFields, headers: Mapping[str, str], policy: Policy) -> Hints:
     """``headers`` have names in lower case; fields come before them. Raises ``ApiError`` naming
     the field or header."""
     try:
@@ -44,7 +44,7 @@ def hints_of(fields: GenerationFields, headers: Mapping[str, str], policy: Polic
         raise from_value_error(error) from error
 
 
-def tier_of(fields: GenerationFields, policy: Policy) -> str:
+def tier_of(fields: RequestFields, policy: Policy) -> str:
     """OpenAI's word for how a request was served: what it asked for, where that is possible."""
     if fields.service_tier in _BATCH_TIERS:
         return "flex"
@@ -52,7 +52,7 @@ def tier_of(fields: GenerationFields, policy: Policy) -> str:
     return "priority" if is_ahead else "default"
 
 
-def _service_class(fields: GenerationFields, headers: Mapping[str, str]) -> ServiceClass | None:
+def _service_class(fields: RequestFields, headers: Mapping[str, str]) -> ServiceClass | None:
     if fields.service_class is not None:
         return fields.service_class
     if (wish := headers.get(_CLASS_HEADER)) is not None:
@@ -63,21 +63,21 @@ def _service_class(fields: GenerationFields, headers: Mapping[str, str]) -> Serv
     return "batch" if fields.service_tier in _BATCH_TIERS else None
 
 
-def _priority(fields: GenerationFields, policy: Policy) -> int:
+def _priority(fields: RequestFields, policy: Policy) -> int:
     """As in vLLM, smaller first; OpenAI's priority tier is one step ahead of everybody."""
     if fields.priority and policy != Policy.priority:
         raise unsupported("priority", "counts with batcher.policy=priority only; leave it out")
     return fields.priority or (-1 if fields.service_tier == "priority" else 0)
 
 
-def _client(fields: GenerationFields, headers: Mapping[str, str]) -> str:
+def _client(fields: RequestFields, headers: Mapping[str, str]) -> str:
     """A digest of key and user, so that neither can be read where it is passed on."""
     key = headers.get("authorization", "")
     user = fields.safety_identifier or fields.user or ""
     return _digest(key, user) if key or user else ""
 
 
-def _template(fields: GenerationFields) -> str:
+def _template(fields: RequestFields) -> str:
     """A digest of what the messages of an application have in common. Tools would be part of it;
     they are not supported yet."""
     if not isinstance(fields, ChatRequest):
@@ -90,7 +90,7 @@ def _template(fields: GenerationFields) -> str:
     return _digest(*common) if common else ""
 
 
-def _reasoning(fields: GenerationFields) -> Reasoning:
+def _reasoning(fields: RequestFields) -> Reasoning:
     if not isinstance(fields, ChatRequest):
         return ""
     variables = fields.chat_template_kwargs or {}
@@ -100,7 +100,7 @@ def _reasoning(fields: GenerationFields) -> Reasoning:
     return _EFFORTS.get(fields.effort or "", "medium" if flags else "")
 
 
-def _deadline_ms(fields: GenerationFields, headers: Mapping[str, str]) -> float | None:
+def _deadline_ms(fields: RequestFields, headers: Mapping[str, str]) -> float | None:
     value = headers.get(_DEADLINE_HEADER)
     if fields.deadline_ms is not None or value is None:
         return fields.deadline_ms

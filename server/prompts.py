@@ -14,8 +14,11 @@ from prelude.server.protocol import (
     ChatRequest,
     CompletionRequest,
     GenerationFields,
+    RequestFields,
     TokenizeRequest,
 )
+from prelude.server.tool_prompt import in_words
+from prelude.server.tools import tool_use
 from prelude.text.tokenizer import Tokenizer
 
 T = TypeVar("T")
@@ -43,13 +46,19 @@ async def encode_chat(tokenizer: Tokenizer, body: ChatRequest | TokenizeRequest)
         if body.effort == "none":
             variables.setdefault("enable_thinking", False)
     _check_variables(variables)
+    used = tool_use(body)
+    tools = used.shown if used is not None else None
+    if not tokenizer.template_mentions("tools"):
+        messages, tools = in_words(messages, tools or ()), None
     prompt = body.add_generation_prompt
     return await off_loop(
-        sum(len(message.get("content") or "") for message in messages),
+        sum(len(message.get("content") or "") for message in messages)
+        + (0 if tools is None else sum(map(len, map(repr, tools)))),
         lambda: tokenizer.encode_chat(
             messages,
             add_generation_prompt=not continues if prompt is None else prompt,
             continue_final_message=continues,
+            tools=tools,
             template_kwargs=variables,
         ),
     )
@@ -58,35 +67,37 @@ async def encode_chat(tokenizer: Tokenizer, body: ChatRequest | TokenizeRequest)
 async def encode_prompts(
     tokenizer: Tokenizer, body: CompletionRequest, limit: int
 ) -> list[tuple[str | None, list[int]]]:
-    """Every prompt as (its text, where it was text; its ids): one string, one list of ids, or a
-    list of up to ``limit`` of either. Raises ``ApiError``."""
+    """Of a completion request; see ``encode_texts``."""
     special = body.add_special_tokens is not False
-    found: list[tuple[str | None, list[int]]] = []
-    prompts = _prompts(body.prompt)
+    return await encode_texts(tokenizer, body.prompt, "prompt", limit, special=special)
+
+
+async def encode_texts(
+    tokenizer: Tokenizer, texts: str | list[Any], field: str, limit: int, *, special: bool
+) -> list[tuple[str | None, list[int]]]:
+    """Every prompt as (its text, where it was text; its ids): one string, one list of ids, or a
+    list of up to ``limit`` of either, from the request's ``field``. Raises ``ApiError``."""
+    prompts = _prompts(texts, field)
     if len(prompts) > limit:
-        raise invalid("prompt", f"{len(prompts)} prompts are more than the queue holds ({limit})")
-    for param, prompt in prompts:
-        if isinstance(prompt, str):
-            text = prompt
-            ids = await off_loop(len(text), lambda text=text: tokenizer.encode(text, special))  # type: ignore[misc]
-            found.append((text, ids))
-        elif isinstance(prompt, list) and all(type(i) is int for i in prompt):
-            found.append((None, prompt))
-        else:
-            raise invalid(param, "must be a string or a list of token ids", code="invalid_type")
-        if not found[-1][1]:
+        raise invalid(field, f"{len(prompts)} prompts are more than the queue holds ({limit})")
+    size = sum(len(prompt) for _, prompt in prompts if isinstance(prompt, str))
+    found = await off_loop(
+        size, lambda: [_encoded(tokenizer, param, prompt, special) for param, prompt in prompts]
+    )
+    for (param, _), (_, ids) in zip(prompts, found, strict=True):
+        if not ids:
             raise invalid(param, "must not be empty")
     return found
 
 
-def truncated(ids: list[int], fields: GenerationFields, max_len: int) -> list[int]:
+def truncated(ids: list[int], fields: RequestFields, max_len: int) -> list[int]:
     """The last ``truncate_prompt_tokens`` of a prompt; -1 keeps what leaves room for the answer.
     Raises ``ApiError``."""
     count = fields.truncate_prompt_tokens
     if count is None:
         return ids
     if count == -1:
-        answer = fields.max_tokens
+        answer = fields.max_tokens if isinstance(fields, GenerationFields) else 1
         if isinstance(fields, ChatRequest) and fields.max_completion_tokens is not None:
             answer = fields.max_completion_tokens
         count = max(max_len - max(answer or 1, 1), 1)
@@ -108,12 +119,22 @@ def check_fits(num_prompt: int, max_len: int, param: str) -> int:
     return max_len - num_prompt
 
 
-def _prompts(prompt: str | list[Any]) -> list[tuple[str, Any]]:
+def _prompts(prompt: str | list[Any], field: str) -> list[tuple[str, Any]]:
     if isinstance(prompt, str) or (prompt and all(type(i) is int for i in prompt)):
-        return [("prompt", prompt)]
+        return [(field, prompt)]
     if not prompt:
-        raise invalid("prompt", "must not be empty")
-    return [(f"prompt.{n}", one) for n, one in enumerate(prompt)]
+        raise invalid(field, "must not be empty")
+    return [(f"{field}.{n}", one) for n, one in enumerate(prompt)]
+
+
+def _encoded(
+    tokenizer: Tokenizer, param: str, prompt: Any, special: bool
+) -> tuple[str | None, list[int]]:
+    if isinstance(prompt, str):
+        return prompt, tokenizer.encode(prompt, special)
+    if isinstance(prompt, list) and all(type(i) is int for i in prompt):
+        return None, prompt
+    raise invalid(param, "must be a string or a list of token ids", code="invalid_type")
 
 
 def _message(message: Mapping[str, Any], n: int, tokenizer: Tokenizer) -> dict[str, Any]:

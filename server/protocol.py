@@ -3,7 +3,7 @@
 ``null`` counts as absent everywhere, because clients send it so.
 """
 
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -15,10 +15,25 @@ class StreamOptions(msgspec.Struct, frozen=True):
     continuous_usage_stats: bool | None = None
 
 
-class GenerationFields(msgspec.Struct, frozen=True, kw_only=True):
-    """What chat and text completions have in common."""
+class RequestFields(msgspec.Struct, frozen=True, kw_only=True):
+    """What every request for the model's work may say."""
 
     model: str | None = None
+    truncate_prompt_tokens: int | None = None
+    request_id: str | None = None
+    cache_salt: str | None = None
+    user: str | None = None
+    safety_identifier: str | None = None
+    service_tier: str | None = None
+    service_class: ServiceClass | None = None
+    priority: int | None = None
+    ttft_deadline_ms: float | None = None
+    deadline_ms: float | None = None
+
+
+class GenerationFields(RequestFields, frozen=True, kw_only=True):
+    """What chat and text completions have in common."""
+
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     n: int | None = None
@@ -39,19 +54,14 @@ class GenerationFields(msgspec.Struct, frozen=True, kw_only=True):
     prompt_logprobs: int | None = None
     return_token_ids: bool | None = None
     return_tokens_as_token_ids: bool | None = None
-    truncate_prompt_tokens: int | None = None
-    request_id: str | None = None
     ignore_eos: bool | None = None
     include_stop_str_in_output: bool | None = None
     skip_special_tokens: bool | None = None
-    cache_salt: str | None = None
-    user: str | None = None
-    safety_identifier: str | None = None
-    service_tier: str | None = None
-    service_class: ServiceClass | None = None
-    priority: int | None = None
-    ttft_deadline_ms: float | None = None
-    deadline_ms: float | None = None
+
+    @property
+    def is_capped_by_context(self) -> bool:
+        """Whether ``max_tokens`` is a wish that the context may cut short, not a need."""
+        return False
 
 
 class ReasoningOptions(msgspec.Struct, frozen=True):
@@ -88,6 +98,14 @@ class CompletionRequest(GenerationFields, frozen=True, kw_only=True):
     add_special_tokens: bool | None = None
 
 
+class EmbeddingRequest(RequestFields, frozen=True, kw_only=True):
+    input: str | list[Any]
+    encoding_format: Literal["float", "base64"] | None = None
+    dimensions: int | None = None
+    normalize: bool | None = None
+    add_special_tokens: bool | None = None
+
+
 class TokenizeRequest(msgspec.Struct, frozen=True, kw_only=True):
     model: str | None = None
     prompt: str | None = None
@@ -96,6 +114,9 @@ class TokenizeRequest(msgspec.Struct, frozen=True, kw_only=True):
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
     chat_template_kwargs: dict[str, Any] | None = None
+    tools: list[dict[str, Any]] | None = None
+    tool_choice: str | dict[str, Any] | None = None
+    parallel_tool_calls: bool | None = None
 
 
 class DetokenizeRequest(msgspec.Struct, frozen=True, kw_only=True):

@@ -120,9 +120,9 @@ async def respond(
 ) -> Response:
     """The response to a request whose generation has begun; closes it in every case. A stream's
     last bytes are ``done``, or what ``on_error`` makes of what went wrong."""
-    request.state.generation = generation = source.generation
     if not stream:
-        return await _whole(request, source, reply)
+        return await respond_whole(request, source, reply.body)
+    request.state.generation = generation = source.generation
     return SSEResponse(
         _chunks(source, reply, done, services.metrics.stream_seconds),
         generation.close,
@@ -155,15 +155,18 @@ async def _chunks(
             yield data
 
 
-async def _whole(request: Request, source: Source[D], reply: Reply[D]) -> Response:
-    generation = source.generation
+async def respond_whole(
+    request: Request, source: Source[D], body_of: Callable[[Sequence[Sequence[D]]], dict[str, Any]]
+) -> Response:
+    """``respond`` for what is never streamed; ``body_of`` is a reply's ``body``."""
+    request.state.generation = generation = source.generation
     work = asyncio.create_task(_collect(source))
     gone = asyncio.create_task(disconnected(request.receive))
     try:
         await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
         if not work.done():
             return Response(status_code=CLIENT_CLOSED)
-        body = reply.body(work.result())
+        body = body_of(work.result())
     finally:
         work.cancel()
         gone.cancel()

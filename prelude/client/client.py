@@ -101,9 +101,11 @@ class EngineClient:
         *,
         cache_salt: str = "",
         hints: Hints | None = None,
+        embeds: bool = False,
     ) -> Stream:
-        """Start a request. Raises ``EngineDeadError`` at once if the engine is gone, and
-        ``ValueError`` for what no engine could read, such as a token id of over 64 bits."""
+        """Start a request, for an answer or an embedding. Raises ``EngineDeadError`` at once if the
+        engine is gone, and ``ValueError`` for what no engine could read, such as a token id of over
+        64 bits."""
         if self.error is not None:
             raise self.error
         if self._transport is None:
@@ -115,6 +117,7 @@ class EngineClient:
             arrival_s=time.monotonic(),
             cache_salt=cache_salt,
             hints=hints or Hints(),
+            embeds=embeds,
         )
         stream = Stream(self, request)
         try:
