@@ -12,6 +12,7 @@ from prelude.conf.schema import (
     LoadFormat,
     ModelConfig,
     SupervisorConfig,
+    TracingConfig,
 )
 
 _ORIGIN = re.compile(r"https?://[^/\s]+")
@@ -162,6 +163,7 @@ def _check_server(config: Config) -> None:
             origin,
             "origins such as https://chat.example.com, or '*'",
         )
+    _check_tracing(server.tracing)
     if (server.tls.cert is None) != (server.tls.key is None):
         raise ValueError("server.tls.cert and server.tls.key: set both or neither")
 
@@ -173,6 +175,19 @@ def _check_limits(limits: LimitsConfig) -> None:
     for key in ("max_messages", "max_tools", "max_schema_kib", "max_connections", "read_timeout_s"):
         value = getattr(limits, key)
         _require(value > 0, f"server.limits.{key}", value, "positive")
+
+
+def _check_tracing(tracing: TracingConfig) -> None:
+    endpoint = tracing.endpoint
+    _require(
+        endpoint is None or endpoint.startswith(("http://", "https://")),
+        "server.tracing.endpoint",
+        endpoint,
+        "a URL such as http://localhost:4318/v1/traces",
+    )
+    _require(
+        0 <= tracing.sample <= 1, "server.tracing.sample", tracing.sample, "a share from 0 to 1"
+    )
 
 
 def _check_supervisor(supervisor: SupervisorConfig) -> None:

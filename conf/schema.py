@@ -262,6 +262,14 @@ class TlsConfig:
 
 
 @dataclass(slots=True)
+class TracingConfig:
+    """OpenTelemetry; needs the extra ``otel``."""
+
+    endpoint: str | None = None  # of traces, OTLP over HTTP: http://HOST:4318/v1/traces; null: off
+    sample: float = 1.0  # share of the requests that come without a trace to get one
+
+
+@dataclass(slots=True)
 class SupervisorConfig:
     """What becomes of an engine that was ready and ends, or hangs."""
 
@@ -290,6 +298,7 @@ class ServerConfig:
     admin: AdminConfig = field(default_factory=AdminConfig)
     cors: CorsConfig = field(default_factory=CorsConfig)
     tls: TlsConfig = field(default_factory=TlsConfig)
+    tracing: TracingConfig = field(default_factory=TracingConfig)
 
 
 @dataclass(slots=True)

@@ -5,25 +5,19 @@ import re
 import time
 import uuid
 from collections.abc import Callable
-from typing import Protocol
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from prelude.logs import About, Fields, about
 from prelude.server.errors import CLIENT_CLOSED, error_response, internal_error
+from prelude.server.tracing import Tracer
 
 logger = logging.getLogger(__name__)
 
 _GOOD_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _QUIET = ("/health", "/metrics", "/page", "/live")
 _MAX_PATH = 256
-
-
-class Tracer(Protocol):
-    """Told of every request that has ended, with its status and the monotonic second it began."""
-
-    def record(self, scope: Scope, status: int, start_s: float) -> None: ...
 
 
 class ObserveMiddleware:
@@ -79,14 +73,19 @@ def route_of(scope: Scope) -> str:
     return getattr(scope.get("route"), "path", "unmatched")
 
 
+def is_quiet(scope: Scope) -> bool:
+    """What machines and pages ask for again and again."""
+    path: str = scope["path"]
+    return path.startswith(_QUIET)
+
+
 def _request_id(scope: Scope) -> str:
     given = Headers(scope=scope).get("x-request-id", "")
     return given if _GOOD_ID.fullmatch(given) else uuid.uuid4().hex
 
 
 def _log(scope: Scope, status: int, seconds: float, now: About) -> None:
-    quiet = scope["path"].startswith(_QUIET) and status != 500
-    level = logging.DEBUG if quiet else logging.INFO
+    level = logging.DEBUG if is_quiet(scope) and status != 500 else logging.INFO
     if not logger.isEnabledFor(level):
         return
     state = scope["state"]

@@ -17,6 +17,7 @@ from prelude.server.limits import Limits
 from prelude.server.live import Live
 from prelude.server.metrics import Metrics
 from prelude.server.resume import Keeper
+from prelude.server.tracing import Tracer
 from prelude.text.tokenizer import Tokenizer
 from prelude.types.wire import EngineInfo
 
@@ -35,6 +36,7 @@ class Services:
     keeper: Keeper
     model_name: str
     created_s: int
+    tracer: Tracer | None = None
 
     @cached_property
     def defaults(self) -> SamplingDefaults:

@@ -96,7 +96,7 @@ async def test_what_a_stream_failed_with_is_logged(caplog: pytest.LogCaptureFixt
         body = {"messages": [{"role": "user", "content": "Hi"}], "stream": True}
         async with server.http.stream("POST", "/v1/chat/completions", json=body) as response:
             lines = response.aiter_lines()
-            gate.allow(2)
+            gate.allow(5)
             await anext(lines)
             await server.services.lifecycle.drain(0)
             rest = [line async for line in lines]
