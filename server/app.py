@@ -12,6 +12,7 @@ from prelude.conf.schema import Config
 from prelude.server import routes
 from prelude.server.anthropic import anthropic_routes
 from prelude.server.auth import HEALTH_PATHS, needed_scope
+from prelude.server.bounds import BodyBounds
 from prelude.server.chat import chat_completions
 from prelude.server.completions import completions
 from prelude.server.doors import public_doors
@@ -64,7 +65,9 @@ def build_app(client: EngineClient, tokenizer: Tokenizer, config: Config) -> Sta
         metrics=metrics,
         lifecycle=lifecycle,
         live=Live(client, metrics, lifecycle, model_name),
-        fields=FieldChecker(config.server.strict, metrics.unknown_field),
+        fields=FieldChecker(
+            config.server.strict, metrics.unknown_field, BodyBounds.of(config.server.limits)
+        ),
         keyring=keyring,
         limits=limits,
         keeper=keeper,
