@@ -103,6 +103,11 @@ def error_response(path: str, error: ApiError) -> Response:
     return Response(error.anthropic_body(), error.status, error.headers, "application/json")
 
 
+def request_id_headers(path: str) -> tuple[str, ...]:
+    """Where the clients of the API that ``path`` belongs to look for a response's id."""
+    return ("x-request-id", "request-id") if path.startswith(_ANTHROPIC_PATH) else ("x-request-id",)
+
+
 def invalid(param: str, message: str, code: str | None = "invalid_value") -> ApiError:
     """A 400 that names the field."""
     return ApiError(400, f"{param}: {message}", param=param, code=code)

@@ -10,7 +10,12 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from prelude.logs import About, Fields, about
-from prelude.server.errors import CLIENT_CLOSED, error_response, internal_error
+from prelude.server.errors import (
+    CLIENT_CLOSED,
+    error_response,
+    internal_error,
+    request_id_headers,
+)
 from prelude.server.tracing import Tracer
 
 logger = logging.getLogger(__name__)
@@ -49,7 +54,8 @@ class ObserveMiddleware:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message)["x-request-id"] = now.request_id
+                for name in request_id_headers(scope["path"]):
+                    MutableHeaders(scope=message)[name] = now.request_id
             await send(message)
 
         try:
