@@ -72,6 +72,30 @@ class LogFormat(StrEnum):
     json = "json"
 
 
+class ToolParserName(StrEnum):
+    auto = "auto"
+    hermes = "hermes"
+    qwen3_coder = "qwen3_coder"
+    llama3_json = "llama3_json"
+    mistral = "mistral"
+    llama4_pythonic = "llama4_pythonic"
+    pythonic = "pythonic"
+    json = "json"
+
+
+class ReasoningParserName(StrEnum):
+    auto = "auto"
+    none = "none"
+    qwen3 = "qwen3"
+    deepseek_r1 = "deepseek_r1"
+
+
+class ReasoningField(StrEnum):
+    reasoning_content = "reasoning_content"
+    reasoning = "reasoning"
+    both = "both"
+
+
 class LogLevel(StrEnum):
     DEBUG = "DEBUG"
     INFO = "INFO"
@@ -290,6 +314,9 @@ class ServerConfig:
     send_timeout_s: float = 30.0  # a client that reads nothing for so long is gone
     max_body_mib: float = 16.0  # larger request bodies are refused
     strict: bool = False  # refuse unknown request fields instead of counting them
+    tool_parser: ToolParserName = ToolParserName.auto  # how the model writes calls; auto: template
+    reasoning_parser: ReasoningParserName = ReasoningParserName.auto  # auto: <think>, if it has it
+    reasoning_field: ReasoningField = ReasoningField.reasoning_content  # of messages and deltas
     resume_s: float = 30.0  # a stream that asks for it waits so long for its client; 0: never
     resume_mib: float = 64.0  # what all streams that can be resumed may keep
     supervisor: SupervisorConfig = field(default_factory=SupervisorConfig)

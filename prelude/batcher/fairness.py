@@ -11,7 +11,7 @@ once. Two clients that both have work waiting differ by at most ``fair_ms`` and 
 admitted when it came to be ahead.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from math import inf
 from typing import Protocol
 
@@ -104,6 +104,18 @@ class Fairness:
             self._waiting.remove(account)
             self._floor_ms = max(self._floor_ms, account.used_ms)
             self._least_ms = None
+
+    def charge_step(
+        self,
+        launches: Iterable[Launch],
+        actual_ms: Iterable[float],
+        owners: Mapping[int, Owner | None],
+        prices: PriceTable,
+    ) -> None:
+        """``charge`` for all launches of a step, if it matters to anybody; ``owners`` by row."""
+        if self.is_contested:
+            for launch, ms in zip(launches, actual_ms, strict=True):
+                self.charge(launch, [owners[row.seq_id] for row in launch.rows], ms, prices)
 
     def charge(
         self,

@@ -9,7 +9,7 @@ prefix index) is found one step late, and what the late step did for an ended se
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import inf
 
@@ -25,13 +25,16 @@ from prelude.cache.pool import BlockPool
 from prelude.conf.schema import BatcherConfig, CacheConfig
 from prelude.conf.schema import Policy as PolicyName
 from prelude.engine.events import (
+    aborted,
     collect_prompt_logprobs,
+    end_of,
     last_event,
     refusals,
     timings_of,
     token_event,
 )
 from prelude.engine.gauges import Gauges, LastStep
+from prelude.engine.grammars import Grammars, match_error
 from prelude.engine.pace import Pace
 from prelude.engine.policies import POLICIES
 from prelude.engine.profile import Profile
@@ -49,6 +52,7 @@ logger = logging.getLogger(__name__)
 Clock = Callable[[], float]
 
 _STEPS_A_SAVE = 10_000
+_COMPILING_MS = 1.0  # between two looks at what is being compiled
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +68,7 @@ class EngineCore:
     a sequence unless it ignores them; ``seed`` feeds requests that bring no seed of their own.
     Without ``overlap`` a step is committed before the next is planned, whatever the runner takes.
     ``answer_id`` is the token that ends reasoning, where the model knows one. ``policy`` takes the
-    place of the one that ``batcher`` names.
+    place of the one that ``batcher`` names. ``grammars`` compiles constraints.
     """
 
     def __init__(
@@ -83,6 +87,7 @@ class EngineCore:
         overlap: bool = True,
         answer_id: int | None = None,
         policy: Policy | None = None,
+        grammars: Grammars | None = None,
     ) -> None:
         self.runner = runner
         self.log = log or StepLog()
@@ -125,6 +130,7 @@ class EngineCore:
         self.profile = profile or Profile(runner.prices, padded=buckets.is_static)
         foresees = batcher.policy == PolicyName.class_aware and rules.use.prediction
         self._predictor = self.profile.predictor(rules) if foresees else None
+        self._grammars = grammars or Grammars()
         self._clock = clock
         self._overlap = overlap
         self._pace = Pace()
@@ -134,11 +140,17 @@ class EngineCore:
 
     @property
     def has_work(self) -> bool:
+        return self._has_sequences or self._grammars.num_held > 0
+
+    @property
+    def _has_sequences(self) -> bool:
         return bool(self._flights or self.ledger.num_running or self.ledger.num_waiting)
 
     @property
     def slack_ms(self) -> float:
         """How long requests may still be awaited before ``step`` is due; 0 or less: it is."""
+        if not self._has_sequences and self._grammars.num_held and not self._grammars.has_ready:
+            return _COMPILING_MS
         if not self._flights or not self._has_room:
             return 0.0
         return self._pace.slack_ms(self._clock())
@@ -159,7 +171,10 @@ class EngineCore:
         prices = self.profile.prices.table
         try:
             self._admission.arrive(request, prices)
+            if request.params.constraint is not None and not self._grammars.knows(request):
+                return []
             group = self.ledger.make(request)
+            self._grammars.follow(group)
             self._classify(group)
             self._admission.admit(group, prices)
         except RequestError as error:
@@ -185,6 +200,8 @@ class EngineCore:
     def abort(self, uid: int) -> list[TokenEvent]:
         """End a request's unfinished choices; their slots and blocks are free on return, or as
         soon as the steps under way have run."""
+        if (request := self._grammars.take(uid)) is not None:
+            return aborted(request)
         unfinished = [seq for seq in self.ledger.group(uid) if not seq.finish_reason]
         return [self._finish(seq, "abort") for seq in unfinished]
 
@@ -203,13 +220,14 @@ class EngineCore:
         logger.info("the prefix cache forgot %d blocks", num_blocks)
 
     def abort_all(self) -> list[TokenEvent]:
-        return [self._finish(seq, "abort") for seq in self.ledger.all_unfinished()]
+        held = [event for request in self._grammars.take_all() for event in aborted(request)]
+        return held + [self._finish(seq, "abort") for seq in self.ledger.all_unfinished()]
 
     def step(self) -> list[TokenEvent]:
         """One turn: end what is past its deadline, plan a step and submit it, then commit the
         oldest under way, unless the runner has room for one more. Returns at most one event per
         sequence."""
-        events = self._expire()
+        events = self._expire() + self._enter_ready()
         submitted = self._submit()
         if not self._flights or (submitted and self._has_room):
             return events
@@ -219,6 +237,14 @@ class EngineCore:
     def _has_room(self) -> bool:
         """True if one more step may be under way."""
         return len(self._flights) < (self.runner.depth if self._overlap else 1)
+
+    def _enter_ready(self) -> list[TokenEvent]:
+        """Those whose grammar is compiled; with nothing else to do, wait for one a little."""
+        if not self._grammars.num_held:
+            return []
+        if not self._has_sequences:
+            self._grammars.wait(_COMPILING_MS / 1e3)
+        return [event for ready in self._grammars.take_ready() for event in self.add(ready)]
 
     def _expire(self) -> list[TokenEvent]:
         self.ledger.now_s = self._clock()
@@ -257,7 +283,8 @@ class EngineCore:
             self._pace.started(self._collected_s, self._flights[0].plan.price_ms)
         rows = (row for launch in plan.launches for row in launch.rows)
         seqs = {row.seq_id: self.ledger.settle(row) for row in rows}
-        self._charge(plan, output, seqs)
+        prices = self.profile.prices.table
+        self.ledger.fairness.charge_step(plan.launches, output.actual_ms, seqs, prices)
         for part in output.prompt_logprobs:
             if (seq := seqs[part.seq_id]) is not None:
                 collect_prompt_logprobs(seq, part)
@@ -274,14 +301,9 @@ class EngineCore:
         self._account(plan, output, begun_s)
         return events
 
-    def _charge(self, plan: Plan, output: StepOutput, seqs: Mapping[int, Sequence | None]) -> None:
-        fairness, prices = self.ledger.fairness, self.profile.prices.table
-        if fairness.is_contested:
-            for launch, actual_ms in zip(plan.launches, output.actual_ms, strict=True):
-                owners = [seqs[row.seq_id] for row in launch.rows]
-                fairness.charge(launch, owners, actual_ms, prices)
-
     def _append(self, seq: Sequence, sampled: Sampled) -> TokenEvent:
+        if sampled.ends == "error":
+            return self._finish(seq, "error", error=match_error(seq))
         seq.token_ids.append(sampled.token_id)
         was = seq.service_class
         self._classifier.appended(seq, sampled.token_id)
@@ -290,7 +312,7 @@ class EngineCore:
         is_first = seq.first_token_s is None
         if is_first:
             self._answered(seq, was)
-        reason, stop_id = _stop(seq, sampled.token_id)
+        reason, stop_id = end_of(seq, sampled)
         if reason:
             self._end(seq, reason)
         elif self._predictor:
@@ -317,11 +339,12 @@ class EngineCore:
         reason: FinishReason,
         keep: int | None = None,
         refusal: Refusal | None = None,
+        error: str | None = None,
     ) -> TokenEvent:
         if reason != "stop":
             self._gauges.wasted_tokens += seq.num_output
         self._end(seq, reason, keep)
-        return last_event(seq, reason, self.ledger.now_s, refusal)
+        return last_event(seq, reason, self.ledger.now_s, refusal, error=error)
 
     def _end(self, seq: Sequence, reason: FinishReason, keep: int | None = None) -> None:
         self.ledger.finish(seq, reason, keep)
@@ -358,13 +381,7 @@ class EngineCore:
         )
 
     def close(self) -> None:
+        self._grammars.close()
         self._save_profile()
         self.runner.close()
         self.log.close()
-
-
-def _stop(seq: Sequence, token_id: int) -> tuple[FinishReason | None, int | None]:
-    num_output = seq.num_output
-    if token_id in seq.stop_ids and num_output >= seq.params.min_tokens:
-        return "stop", token_id
-    return ("length", None) if num_output >= seq.max_tokens else (None, None)
