@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from prelude.server.bounds import DEFAULT_BOUNDS, BodyBounds
 from prelude.server.errors import ApiError, from_msgspec, invalid, unsupported
 
 T = TypeVar("T", bound=msgspec.Struct)
@@ -78,10 +79,17 @@ GENERATION_FIELDS = FieldRules(WITHOUT_EFFECT, UNSUPPORTED)
 
 class FieldChecker:
     """Decodes bodies. ``on_unknown`` is told the name of every unknown field, the first time
-    with a warning; ``strict`` refuses such requests instead."""
+    with a warning; ``strict`` refuses such requests instead, ``bounds`` those that are too large
+    in their parts."""
 
-    def __init__(self, strict: bool, on_unknown: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        strict: bool,
+        on_unknown: Callable[[str], None],
+        bounds: BodyBounds = DEFAULT_BOUNDS,
+    ) -> None:
         self._strict = strict
+        self._bounds = bounds
         self._on_unknown = on_unknown
         self._warned: set[str] = set()
 
@@ -90,6 +98,7 @@ class FieldChecker:
         naming the field at fault."""
         try:
             raw = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
+            self._bounds.check(body, raw)
             known = set(kind.__struct_fields__)
             others = {name: value for name, value in raw.items() if name not in known}
             self._check_others(others, rules)
