@@ -58,7 +58,9 @@ class Browser:
 
     async def until(self, expression: str) -> Any:
         """The value of the expression as soon as it is true."""
-        return await self.command("POST", "/execute/async", {"script": _UNTIL, "args": [expression]})
+        return await self.command(
+            "POST", "/execute/async", {"script": _UNTIL, "args": [expression]}
+        )
 
     async def text(self, selector: str) -> str:
         found = await self.js(f"document.querySelector({selector!r}).innerText")

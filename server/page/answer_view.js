@@ -5,7 +5,7 @@ import { MarkdownView } from "./blocks.js";
 import { callElement } from "./calls.js";
 import { button, copyButton, h, say } from "./dom.js";
 import { ProblemView } from "./problem.js";
-import { TokenView } from "./tokens.js";
+import { legend, TokenView } from "./tokens.js";
 import { factsOf } from "./words.js";
 
 export class AnswerView {
@@ -13,6 +13,7 @@ export class AnswerView {
   // again, code, retry, openKey, openField, sendResults.
   constructor(answer, label, actions) {
     this.answer = answer;
+    this.label = label;
     this.actions = actions;
     this.showsTokens = answer.tokens.length > 0;
     this.root = h("section", { class: "answer", "aria-label": label ? `Answer ${label}` : "Answer" });
@@ -23,30 +24,36 @@ export class AnswerView {
     this.calls = h("div", { class: "calls" });
     this.problem = h("div");
     this.foot = h("footer");
-    this.body.append(this.text, this.tokens);
+    this.legend = legend();
+    this.body.append(this.text, this.tokens, this.legend);
     this.root.append(this.lane, this.body, this.calls, this.problem, this.foot);
     this.markdown = new MarkdownView(this.text);
     this.tokenView = new TokenView(this.tokens, label ? `Answer ${label}` : "Answer");
     this.update();
   }
 
-  setLane(text) { say(this.lane, text); }
-
   // After a chunk: only what grows.
   update() {
     const { answer } = this, { thought, text, thinking } = partsOf(answer);
     const isOpen = answer.state === "waiting" || answer.state === "streaming";
     this.root.dataset.state = answer.state;
+    if (this.label) say(this.lane, `${this.label}: ${answer.settings ?? ""}`);
     this.root.setAttribute("aria-busy", String(isOpen));
-    if (answer.tokens.length && !this.tokenView.tokens.length) this.showsTokens = true;
+    if (answer.tokens.length && !this.tokens.childElementCount) this.showsTokens = true;
     this.showThought(thought.trim(), thinking);
     this.markdown.show(text);
     this.tokenView.show(answer.tokens);
-    this.tokens.hidden = !this.showsTokens;
-    this.text.hidden = this.showsTokens;
+    this.showForm();
     if (answer.state === "waiting") this.showWaiting(answer.note ?? "");
     else this.waiting?.remove();
     if (!isOpen) this.finish();
+  }
+
+  // As text, or as tokens, which are all that the model wrote, thoughts included.
+  showForm() {
+    this.tokens.hidden = this.legend.hidden = !this.showsTokens;
+    this.text.hidden = this.showsTokens;
+    if (this.details) this.details.hidden = this.showsTokens;
   }
 
   showWaiting(note) {
@@ -75,7 +82,7 @@ export class AnswerView {
     this.calls.replaceChildren(...answer.tools.map((tool, n) => callElement(tool, n, isLast)));
     if (isLast && answer.tools.length && answer.state === "done") this.calls.append(this.resultButton());
     this.problem.replaceChildren(...(answer.error ? [new ProblemView(answer.error, actions).root] : []));
-    this.foot.replaceChildren(this.facts(), this.buttons());
+    this.foot.replaceChildren(...[this.facts(), this.buttons()].filter(Boolean));
   }
 
   resultButton() {
@@ -86,7 +93,8 @@ export class AnswerView {
   }
 
   facts() {
-    return h("ul", { class: "facts", "aria-label": "Numbers" }, factsOf(this.answer).map(
+    const facts = factsOf(this.answer);
+    return facts.length > 0 && h("ul", { class: "facts", "aria-label": "Numbers" }, facts.map(
       ({ name, text, title }) => h("li", { class: name === "class" ? `key ${text}` : null, "data-name": name, title }, text),
     ));
   }
@@ -95,7 +103,7 @@ export class AnswerView {
     const { answer, actions } = this, text = () => partsOf(answer).text.trim();
     return h("div", { class: "actions" },
       text() && copyButton(text, "Copy", { title: "Copy the answer" }),
-      actions.again && !answer.error && button("Again", actions.again, { title: "Answer once more" }),
+      actions.again && answer.error?.action !== "retry" && button("Again", actions.again, { title: "Answer once more" }),
       answer.request && button("Code", actions.code, { title: "This request as curl or Python" }),
       answer.tokens.length > 0 && this.tokenButton());
   }
@@ -104,8 +112,7 @@ export class AnswerView {
     return button("Tokens", ({ target }) => {
       this.showsTokens = !this.showsTokens;
       target.setAttribute("aria-pressed", String(this.showsTokens));
-      this.tokens.hidden = !this.showsTokens;
-      this.text.hidden = this.showsTokens;
+      this.showForm();
     }, { "aria-pressed": String(this.showsTokens), title: "Coloured by probability, or as text" });
   }
 }

@@ -14,6 +14,7 @@ import { TurnView } from "./turn_view.js";
 import { explain } from "./words.js";
 
 const LABELS = { a: "A", b: "B" };
+const STARTING = new Set(["starting", "engine_restarted"]); // errors that end by themselves
 
 class Chat {
   constructor() {
@@ -26,7 +27,6 @@ class Chat {
     this.code = new CodeView();
     this.status = new Status((state) => this.showStatus(state), () => this.store.key);
     this.panel = new Panel(this.store, {
-      changed: () => this.showSummaries(),
       keyed: () => this.status.check(),
     });
     this.compare(this.view.compare);
@@ -87,15 +87,24 @@ class Chat {
   }
 
   async receive(talk, index, lane, answer, signal, changed) {
-    const settings = this.panel.of(lane);
-    if (!this.status.isReady && !this.status.isLocked) await this.wait(answer, signal, changed);
-    answer.request = requestFields(settings, this.status.model);
-    const messages = withSystem(settings, messagesFor(talk, index, lane));
+    const settings = { ...this.panel.of(lane) };
+    answer.settings = this.panel.summary(lane);
     answer.system = settings.system;
-    const body = { ...answer.request, messages, stream: true, stream_options: { include_usage: true } };
-    for await (const chunk of chunks(body, { key: this.store.key, signal })) {
-      applyChunk(answer, chunk);
-      changed();
+    if (!this.status.isReady && !this.status.isLocked) await this.wait(answer, signal, changed);
+    for (let left = 2; ; left -= 1) {
+      answer.request = requestFields(settings, this.status.model);
+      const messages = withSystem(settings, messagesFor(talk, index, lane));
+      const body = { ...answer.request, messages, stream: true, stream_options: { include_usage: true } };
+      try {
+        for await (const chunk of chunks(body, { key: this.store.key, signal })) {
+          applyChunk(answer, chunk);
+          changed();
+        }
+        return;
+      } catch (error) {
+        if (!left || answer.state !== "waiting" || !STARTING.has(error.code)) throw error;
+        await this.wait(answer, signal, changed);
+      }
     }
   }
 
@@ -110,7 +119,7 @@ class Chat {
 
   failed(answer, error) {
     answer.error = explain(error);
-    if (error.status === 0 || error.status === 503 || error.status === 401) this.status.check();
+    if ([0, 401, 503].includes(error.status) || STARTING.has(error.code)) this.status.check();
     if (!("status" in error || "field" in error)) console.error(error);
   }
 
@@ -156,19 +165,7 @@ class Chat {
     this.turns[index]?.showLanes(this.lanes, {
       isLast: index === this.talk.turns.length - 1,
       labels: this.view.compare ? LABELS : { a: "" },
-      summaries: this.summaries(),
     });
-  }
-
-  summaries() {
-    if (!this.view.compare) return {};
-    return Object.fromEntries(LANES.map((lane) => [lane, `${LABELS[lane]}: ${this.panel.summary(lane)}`]));
-  }
-
-  showSummaries() {
-    const found = this.panel && this.view.compare ? this.summaries() : {};
-    const last = this.turns.at(-1);
-    for (const lane of LANES) last?.views[lane]?.setLane(found[lane] ?? "");
   }
 
   rebuild() {

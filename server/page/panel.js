@@ -6,10 +6,9 @@ import { makeField } from "./fields.js";
 import { FIELDS, GROUPS, summary } from "./options.js";
 
 export class Panel {
-  // `changed` is called after every change; `keyed` with a new API key.
-  constructor(store, { changed, keyed }) {
+  // `keyed` is called when there is a new API key.
+  constructor(store, { keyed }) {
     this.store = store;
-    this.changed = changed;
     this.settings = store.settings;
     this.lane = "a";
     this.fields = new Map(FIELDS.map((field) => (
@@ -64,7 +63,6 @@ export class Panel {
     for (const { name } of FIELDS) this.fields.get(name).show(this.current[name]);
     this.showWhen();
     this.store.settings = this.settings;
-    this.changed();
   }
 
   // Some only make sense beside the value of another.
@@ -79,7 +77,6 @@ export class Panel {
     else this.current[name] = value;
     this.showWhen();
     this.store.settings = this.settings;
-    this.changed();
   }
 
   reset() {

@@ -18,7 +18,9 @@ export class Status {
 
   get isLocked() { return this.state.kind === "locked"; }
 
-  async check() {
+  check() { return (this.checking ??= this.look().finally(() => { this.checking = null; })); }
+
+  async look() {
     clearTimeout(this.timer);
     this.state = await this.ask();
     this.changed(this.state);
@@ -61,11 +63,12 @@ export class Status {
 }
 
 export function readinessOf(body) {
-  const { status, phase, fraction, open, error } = body;
+  const { status, phase, fraction, open, error, last_death: death } = body;
   if (status === "ready") return { kind: "ready", text: "", share: null };
-  if (status === "starting") {
+  if (status === "starting" || status === "restarting") {
     const share = Number(fraction) || 0, what = phase ? `: ${phase}` : "";
-    return { kind: "starting", text: `The engine is starting${what}, ${Math.round(share * 100)} %`, share };
+    const again = status === "restarting" ? ` again${death?.message ? ` (${death.message})` : ""}` : "";
+    return { kind: "starting", text: `The engine is starting${again}${what}, ${Math.round(share * 100)} %`, share };
   }
   if (status === "draining") {
     return { kind: "draining", text: `The server is shutting down; ${open ?? 0} requests are left.`, share: null };

@@ -7,6 +7,14 @@ const LEVELS = [[0.9, "sure"], [0.6, "likely"], [0.3, "open"], [0.1, "doubtful"]
 
 export const levelOf = (probability) => LEVELS.find(([least]) => probability >= least)[1];
 
+// What the colours mean.
+export function legend() {
+  const bounds = LEVELS.map(([least, name], n) => (
+    h("span", { class: `token ${name}` }, least ? `${least * 100} % and more` : `less than ${LEVELS[n - 1][0] * 100} %`)
+  ));
+  return h("p", { class: "scale", hidden: true }, "Probability: ", bounds);
+}
+
 export function percent(probability) {
   const value = probability * 100;
   if (value > 0 && value < 0.01) return "< 0.01 %";
@@ -43,9 +51,8 @@ export class TokenView {
   }
 
   show(tokens) {
-    const first = this.tokens.length;
-    this.tokens = tokens;
-    for (let n = first; n < tokens.length; n += 1) this.target.append(this.element(n));
+    this.tokens = tokens; // the same list, longer
+    for (let n = this.target.children.length; n < tokens.length; n += 1) this.target.append(this.element(n));
   }
 
   element(n) {

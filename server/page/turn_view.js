@@ -50,13 +50,12 @@ export class TurnView {
   }
 
   // `isLast`: what follows from the answer can still be changed.
-  showLanes(lanes, { isLast, labels, summaries }) {
+  showLanes(lanes, { isLast, labels }) {
     this.views = {};
     for (const lane of lanes) {
       const answer = this.turn.answers[lane];
       if (!answer) continue;
       const view = new AnswerView(answer, labels[lane], this.actionsFor(lane, isLast));
-      view.setLane(summaries[lane] ?? "");
       this.views[lane] = view;
     }
     this.lanes.dataset.count = String(Object.keys(this.views).length);

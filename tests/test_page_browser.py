@@ -1,0 +1,323 @@
+"""The chat page in a browser, before a real server: what people do, and what it must never do."""
+
+import re
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+
+from prelude.types.wire import Progress, Ready
+from tests.browser import ENTER, ESCAPE, RIGHT, SHIFT, UP, Browser, needs_browser, running_driver
+from tests.fakes import scripted_client, some_info
+from tests.server_harness import Engine, Gate, Harness, listening, says, serving, test_config
+from tests.text_samples import byte_level
+
+pytestmark = needs_browser
+
+IDLE = "document.querySelector('#send').innerText === 'Send'"
+DONE = "document.querySelector('.turn:last-child .answer[data-state=done]')"
+READY = "document.querySelector('#model').innerText"
+
+
+@pytest.fixture(scope="module")
+def window() -> Iterator[tuple[str, str]]:
+    with running_driver() as found:
+        yield found
+
+
+@pytest.fixture
+async def page(window: tuple[str, str]) -> AsyncIterator[Browser]:
+    """Every server has a port of its own, and so every test an empty storage."""
+    browser = Browser(*window)
+    await browser.look(1280, 800, prefers_color_scheme="light", prefers_reduced_motion="reduce")
+    yield browser
+    await browser.open("about:blank")
+    await browser.errors()
+    await browser.close()
+
+
+async def opened(page: Browser, server: Harness) -> None:
+    await page.open(server.url)
+    await page.until(READY)
+
+
+async def ask(page: Browser, text: str) -> None:
+    count = await page.js("document.querySelectorAll('.turn').length")
+    await page.write("#prompt", text + ENTER)
+    await page.until(f"document.querySelectorAll('.turn').length > {count} && {IDLE}")
+
+
+def saying(text: str, **engine: object) -> Engine:
+    return Engine(model=says(byte_level(), text), max_len=512, **engine)  # type: ignore[arg-type]
+
+
+async def set_field(page: Browser, name: str, value: str) -> None:
+    box = f"document.getElementById('set-{name}')"
+    await page.js(f"{box}.value = {value!r}, {box}.dispatchEvent(new Event('input'))")
+
+
+async def press_button(page: Browser, label: str) -> None:
+    found = f"[...document.querySelectorAll('button')].find((b) => b.innerText === '{label}')"
+    await page.js(f"{found}.click()")
+
+
+async def test_a_question_is_answered_with_its_numbers(page: Browser) -> None:
+    async with serving(saying("Hello **there**.")) as server:
+        await opened(page, server)
+        assert await page.text("#model") == "test-model"
+        await ask(page, "Hi")
+        await page.until(DONE)
+        assert await page.text(".bubble") == "Hi"
+        assert await page.text(".text") == "Hello there."
+        assert await page.text(".text strong") == "there"
+        facts = await page.text(".facts")
+        assert "first token" in facts
+        assert re.search(r"\b\d+ tokens\b", facts)
+        assert facts.startswith("fast")
+        assert await page.text("#said") == "Answer: Hello **there**."
+        assert await page.errors() == []
+
+
+async def test_an_answer_is_stopped_in_its_middle_and_the_engine_with_it(page: Browser) -> None:
+    gate = Gate()
+    engine = Engine(model=says(byte_level(), "abc ", forever=True), gate=gate, max_len=10_000)
+    async with serving(engine) as server:
+        await opened(page, server)
+        await page.write("#prompt", "Count" + ENTER)
+        gate.allow(7)
+        await page.until("document.querySelector('.text').innerText.startsWith('abc')")
+        assert await page.text("#send") == "Stop"
+        assert await page.js("document.querySelector('.answer').ariaBusy") == "true"
+        await page.press(ESCAPE)
+        await page.until(IDLE)
+        gate.open()
+        await server.until(lambda: server.client.stats.num_running == 0)
+        assert "stopped" in await page.text(".facts")
+        assert await page.js("document.activeElement.id") == "prompt"
+        await page.open(server.url)
+        await page.until("document.querySelector('.text').innerText.startsWith('abc')")
+
+
+async def test_the_conversation_stays_and_can_be_put_aside(page: Browser) -> None:
+    async with serving(saying("One.")) as server:
+        await opened(page, server)
+        await ask(page, "First")
+        await page.open(server.url)
+        await page.until(READY)
+        assert await page.text(".bubble") == "First"
+        await ask(page, "Second")
+        sent = await page.js("JSON.parse(localStorage['prelude.talk']).turns.length")
+        assert sent == 2
+        await page.click("#fresh")
+        assert await page.js("document.querySelectorAll('.turn').length") == 0
+        await page.click("#back")
+        assert await page.js("document.querySelectorAll('.turn').length") == 2
+
+
+async def test_questions_are_rewritten_and_answers_given_again(page: Browser) -> None:
+    async with serving(saying("Yes.")) as server:
+        await opened(page, server)
+        await ask(page, "One")
+        await ask(page, "Two")
+        await page.press(UP)
+        assert await page.js("document.activeElement.value") == "Two"
+        await page.press(ESCAPE)
+        await page.click(".turn:first-child [data-edit]")
+        await page.write(".rewrite textarea", " more" + ENTER)
+        await page.until(f"document.querySelectorAll('.turn').length === 1 && {IDLE}")
+        assert await page.text(".bubble") == "One more"
+        await press_button(page, "Again")
+        await page.until(f"{DONE} && {IDLE}")
+        assert await page.js("document.querySelectorAll('.answer').length") == 1
+
+
+async def test_keys(page: Browser) -> None:
+    async with serving(saying("Yes.")) as server:
+        await opened(page, server)
+        await page.write("#prompt", "a")
+        await page.press(SHIFT, ENTER)
+        await page.write("#prompt", "b")
+        assert await page.js("document.querySelector('#prompt').value") == "a\nb"
+        await page.press(ENTER)
+        await page.until(DONE)
+        assert await page.js("document.querySelector('.bubble').textContent") == "a\nb"
+        await page.js("document.activeElement.blur()")
+        await page.press("/")
+        assert await page.js("document.activeElement.id") == "prompt"
+        await page.press("/")
+        assert await page.js("document.querySelector('#prompt').value") == "/"
+
+
+async def test_nothing_that_a_model_writes_becomes_markup(page: Browser) -> None:
+    evil = "<img src=x onerror=alert(1)> [x](javascript:alert(1)) `<b>`"
+    evil += "\n\n```html\n<script>1</script>\n```"
+    async with serving(saying(evil)) as server:
+        await opened(page, server)
+        await ask(page, "<i>Hi</i>")
+        await page.until(DONE)
+        assert await page.text(".bubble") == "<i>Hi</i>"
+        text = await page.text(".text")
+        assert "<img src=x onerror=alert(1)> [x](javascript:alert(1)) <b>" in text
+        assert await page.text(".code pre") == "<script>1</script>"
+        made = await page.js("document.querySelectorAll('#turns :is(img, script, b, i, a)').length")
+        assert made == 0
+        assert await page.errors() == []
+
+
+async def test_tokens_show_what_else_they_could_have_been(page: Browser) -> None:
+    async with serving(saying("Hey")) as server:
+        await opened(page, server)
+        await page.js("document.querySelector('#set-logprobs').click()")
+        await ask(page, "Hi")
+        await page.until(DONE)
+        assert await page.js("document.querySelector('.text').hidden")
+        tokens = "[...document.querySelectorAll('.tokens .token')].map((token) => token.innerText)"
+        assert (await page.js(tokens))[:2] == ["He", "y"]
+        await page.js("document.querySelector('.token').focus()")
+        await page.press(RIGHT)
+        assert await page.js("document.activeElement.innerText") == "y"
+        assert "Token 2 of" in await page.text("#tip")
+        chosen = await page.text("#tip .chosen")
+        assert chosen.startswith("y")
+        assert "%" in chosen
+        described = await page.js("document.activeElement.getAttribute('aria-describedby')")
+        assert described == "tip"
+        await press_button(page, "Tokens")
+        assert await page.text(".text") == "Hey"
+
+
+async def test_two_settings_are_asked_at_once(page: Browser) -> None:
+    gate = Gate()
+    async with serving(saying("Same.", gate=gate)) as server:
+        await opened(page, server)
+        await page.click("#compare")
+        await set_field(page, "seed", "7")
+        await page.write("#prompt", "Hi" + ENTER)
+        await server.until(lambda: len(server.services.lifecycle._open) == 2)
+        gate.open()
+        await page.until("document.querySelectorAll('.answer[data-state=done]').length === 2")
+        lanes = "[...document.querySelectorAll('.lane')].map((lane) => lane.innerText)"
+        assert await page.js(lanes) == ["A: all left to the server", "B: seed 7"]
+        boxes = (
+            "[...document.querySelectorAll('.answer')].map((a) => a.getBoundingClientRect().top)"
+        )
+        assert len(set(await page.js(boxes))) == 1
+        await page.look(360, 740)
+        assert len(set(await page.js(boxes))) == 2
+        await page.js("document.querySelector('#compare').click()")
+        assert await page.js("document.querySelectorAll('.answer').length") == 1
+
+
+async def test_a_wrong_setting_is_named_and_shown(page: Browser) -> None:
+    async with serving() as server:
+        await opened(page, server)
+        await set_field(page, "presence_penalty", "9")
+        await ask(page, "Hi")
+        problem = await page.text(".problem")
+        assert "A setting is not right." in problem
+        assert "enalty" in problem
+        await page.click(".problem button")
+        assert await page.js("document.activeElement.id") == "set-presence_penalty"
+        await set_field(page, "presence_penalty", "")
+        await press_button(page, "Again")
+        await page.until(DONE)
+
+
+REFUSING = """
+window.real = window.fetch, window.fetch = async () => new Response(
+  JSON.stringify({error: {message: "the queue is full", code: "rate_limit_exceeded"}}),
+  {status: 429, headers: {"retry-after": "1"}})
+"""
+
+
+async def test_a_refusal_counts_down_and_is_tried_again(page: Browser) -> None:
+    async with serving(saying("Now.")) as server:
+        await opened(page, server)
+        await page.js(REFUSING)
+        await ask(page, "Hi")
+        assert "too much to do" in await page.text(".problem")
+        assert "The queue is full." in await page.text(".problem")
+        assert await page.js("document.querySelector('.problem button').disabled")
+        assert await page.text(".problem button") == "Try again in 1 s"
+        await page.js("window.fetch = window.real")
+        await page.until("!document.querySelector('.problem button').disabled")
+        await page.click(".problem button")
+        await page.until(DONE)
+        assert await page.text(".text") == "Now."
+
+
+async def test_a_server_that_is_gone_is_said_in_words(page: Browser) -> None:
+    async with serving() as server:
+        await opened(page, server)
+        await page.js("window.fetch = () => Promise.reject(new TypeError('failed'))")
+        await ask(page, "Hi")
+        assert "The server does not answer." in await page.text(".problem")
+        await page.until("document.querySelector('#state').dataset.kind === 'gone'")
+        assert await page.text("#state-text") == "The server does not answer."
+
+
+async def test_a_question_waits_for_the_engine(page: Browser) -> None:
+    client, transport = scripted_client()
+    try:
+        async with listening(client, byte_level(), test_config()) as server:
+            transport.say(Progress("loading weights", 0.25))
+            await server.until(lambda: client.progress.fraction == 0.25)
+            await page.open(server.url)
+            await page.until("document.querySelector('#state-text').innerText")
+            assert await page.text("#state-text") == "The engine is starting: loading weights, 25 %"
+            assert await page.js("document.querySelector('#progress').value") == 0.25
+            await page.write("#prompt", "Hi" + ENTER)
+            await page.until("document.querySelector('.waiting').innerText")
+            transport.say(Ready(some_info()))
+            await transport.submitted(1)
+            assert await page.js("document.querySelector('#state').hidden")
+            await page.press(ESCAPE)
+            await page.until(IDLE)
+    finally:
+        await client.close()
+
+
+async def test_the_request_can_be_taken_along(page: Browser) -> None:
+    async with serving(saying("Yes.")) as server:
+        await opened(page, server)
+        await set_field(page, "top_k", "3")
+        await ask(page, "Hi")
+        await press_button(page, "Code")
+        shell = await page.text("#code-text")
+        assert f"curl -N {server.url}/v1/chat/completions" in shell
+        assert '"top_k": 3' in shell
+        await page.press(RIGHT)
+        assert 'extra_body={"top_k": 3}' in await page.text("#code-text")
+        await page.press(ESCAPE)
+        assert not await page.js("document.querySelector('#code').open")
+
+
+async def test_nothing_is_wider_than_the_window(page: Browser) -> None:
+    long = "word" * 60 + "\n\n```\n" + "code " * 60 + "\n```\n\n| a | b |\n|---|---|\n| x | y |"
+    async with serving(saying(long)) as server:
+        await opened(page, server)
+        await page.js(f"document.querySelector('#prompt').value = {'https://' + 'a' * 200!r}")
+        await ask(page, "")
+        open_panel = "document.querySelector('#panel').hidden = {}"
+        wide = "['html', '#log', '#panel-body'].map((name) => document.querySelector(name))"
+        wide += ".map((element) => element.scrollWidth - element.clientWidth)"
+        for width in (360, 768, 1280):
+            await page.look(width, 740)
+            for is_hidden in ("true", "false"):
+                await page.js(open_panel.format(is_hidden))
+                assert await page.js(wide) == [0, 0, 0], (width, is_hidden)
+
+
+async def test_light_and_dark(page: Browser) -> None:
+    async with serving() as server:
+        await opened(page, server)
+        paper = "getComputedStyle(document.body).backgroundColor"
+        light = await page.js(paper)
+        await page.look(1280, 800, prefers_color_scheme="dark")
+        dark = await page.js(paper)
+        assert light != dark
+        box = "document.querySelector('#theme')"
+        await page.js(f"{box}.value = 'light', {box}.dispatchEvent(new Event('change'))")
+        assert await page.js(paper) == light
+        await page.open(server.url + "/live")
+        assert await page.js(paper) == light
+        assert await page.errors() == []
