@@ -116,6 +116,7 @@ MECHANISMS = (
     "prediction",
     "probation",
     "budget",
+    "stretch",
     "interleave",
     "park",
     "evict",

@@ -85,6 +85,31 @@ def test_the_tightest_target_of_those_that_decode_counts(name: ServiceClass) -> 
     assert plan(View(running=running[:1]), made).budget_ms == alone
 
 
+@pytest.mark.parametrize(
+    ("waited_s", "cost_ms", "budget_ms"),
+    [
+        (0.0, 20.0, 21.0),  # half of what they wait is no more than the target
+        (0.05, 1.0, 25.0),
+        (0.0, 30.0, 30.0),  # two prompts of 30 ms
+        (9.0, 1.0, 63.0),
+    ],
+)
+def test_steps_are_longer_while_fast_prompts_queue(
+    waited_s: float, cost_ms: float, budget_ms: float
+) -> None:
+    waiting = [prompt(n, 30, queued_s=9.0 - waited_s, cost_ms=cost_ms) for n in (10, 11)]
+    view = View(running=streams(5), waiting=waiting, now_s=9.0)
+    assert plan(view).budget_ms == pytest.approx(budget_ms)
+    assert plan(view, rules(off="stretch")).budget_ms == 21.0
+    view.num_free_slots = 0  # nobody is served by a longer step
+    assert plan(view).budget_ms == 21.0
+
+
+def test_documents_do_not_make_steps_longer() -> None:
+    waiting = [prompt(10, 300, "doc", cost_ms=300.0)]
+    assert plan(View(running=streams(5), waiting=waiting, now_s=9.0)).budget_ms == 21.0
+
+
 def test_without_a_budget_only_tokens_bound_a_step() -> None:
     view = View(running=[*streams(20), *streams(20, "deep", first=20)], waiting=[prompt(40, 900)])
     step = plan(view, rules(off="budget"))

@@ -241,13 +241,30 @@ def test_an_engine_charges_all_its_time_where_two_clients_share_it() -> None:
     assert used_ms[0] == pytest.approx(used_ms[1])
 
 
-def test_an_engine_with_one_client_keeps_no_books() -> None:
+def test_an_engine_charges_all_its_time_to_who_has_it_alone() -> None:
     core = make_core()
     core.add(Request(uid=0, prompt_ids=[1, 2], params=SamplingParams(temperature=0, max_tokens=3)))
     account = core.ledger.group(0)[0].account
     before_ms = account.used_ms
     run(core)
-    assert account.used_ms == before_ms
+    took_ms = sum(part.actual_ms for record in core.log for part in record.launches)
+    assert account.used_ms - before_ms == pytest.approx(took_ms)
+
+
+def test_newcomers_do_not_push_each_other_down() -> None:
+    """However many come while others wait: they are equals, and none of them is ahead."""
+    fairness = Fairness(fair_ms=100.0)
+    heavy = fairness.open("heavy")
+    fairness.queue(heavy)
+    fairness.charge_step((), [5000.0], {0: Owner(heavy)}, PRICES)
+    newcomers = [fairness.open(str(n)) for n in range(50)]
+    for one in newcomers:
+        fairness.queue(one)
+    assert {one.used_ms for one in newcomers} == {heavy.used_ms - 100.0}
+    fairness.charge(launch((0, 9)), [Owner(heavy)], 1.0, PRICES)
+    fairness.charge(launch((0, 9)), [Owner(newcomers[0])], 50.0, PRICES)
+    assert fairness.is_ahead(heavy)
+    assert not any(map(fairness.is_ahead, newcomers))
 
 
 @pytest.mark.parametrize("num_waiting", [60, 300])

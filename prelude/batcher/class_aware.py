@@ -6,9 +6,9 @@
    computed can be overtaken like any other.
 4. What time is left goes to the deep ones that have not had their turn.
 
-The budget is the tightest target of the classes that decode, or the price of the fast tokens and of
-what deep ones and prompts are sure of, if that is more. ``prelude.batcher.room`` finds slots and
-blocks.
+The budget is the tightest target of the classes that decode, stretched while fast prompts queue; or
+the price of the fast tokens and of what deep ones and prompts are sure of, if that is more.
+``prelude.batcher.room`` finds slots and blocks.
 Sources: Sarathi-Serve (OSDI 2024), LPRS (arXiv:2606.09061), FastServe (NSDI 2026);
 ``docs/scheduling.md`` says why.
 """
@@ -28,6 +28,8 @@ from prelude.types.prices import PriceTable
 from prelude.types.service import ServiceClass
 
 _PROMPT_QUANTUM = 0.3  # of a step's target, that prompts have however many decode
+_STRETCH = 0.5  # of the time that newcomers wait, that a step may take
+_MAX_STRETCH = 3.0  # times the target
 _EASY = 0.8  # of the budget: nobody misses a turn if classes change or contexts grow
 _MAX_LOOK = 8  # deep prompts looked at to see of what kind they are
 _MAX_SCAN = 64  # prompts looked at in a step, of a lane
@@ -45,7 +47,7 @@ def class_aware(
     has_short, has_long = _has_prompts(step, room)
     has_prompts = has_short or has_long
     step.decode([seq for seq in step.decoding if LANES[seq.service_class] == 0])
-    step.budget_ms = _budget_ms(step, has_prompts=has_prompts)
+    step.budget_ms = _budget_ms(step, has_short=has_short, has_long=has_long)
     turns = _turns(step, state.rotor)
     deep_ms = _deep_ms(step, has_short=has_short, has_long=has_long)
     served = max(step.decodes_within(turns, deep_ms), 1)
@@ -72,7 +74,7 @@ def _has_prompts(step: Composer, room: Room) -> tuple[bool, bool]:
     return short, long or not all(resident) or not all(deep)
 
 
-def _budget_ms(step: Composer, *, has_prompts: bool) -> float:
+def _budget_ms(step: Composer, *, has_short: bool, has_long: bool) -> float:
     """Fast tokens are picked already. What others are sure of comes on top of them, if the target
     has no room for it."""
     rules = step.config.rules
@@ -81,11 +83,24 @@ def _budget_ms(step: Composer, *, has_prompts: bool) -> float:
     if not rules.use.budget:
         return inf
     target_ms = _target_ms(step)
+    if has_short and rules.use.stretch:
+        target_ms = _stretched_ms(step, target_ms)
     has_deep = any(seq.service_class == "deep" for seq in step.decoding)
     promised = rules.deep_share if has_deep else 0.0
-    if has_prompts:
+    if has_short or has_long:
         promised += _PROMPT_QUANTUM
     return max(target_ms, step.ms_with(0) + promised * target_ms)
+
+
+def _stretched_ms(step: Composer, target_ms: float) -> float:
+    """Longer steps compute prompts at a better price. While newcomers queue, streams may wait for
+    a token half as long as these do, or as it takes to compute them all, within limits."""
+    line = list(islice(_free(step.view.line("fast")), _MAX_SCAN))
+    if not line:
+        return target_ms
+    waited_ms = 1e3 * (step.view.now_s - min([seq.queued_s for seq in line]))
+    queue_ms = max(waited_ms, sum([seq.cost_ms for seq in line]))
+    return max(target_ms, min(_STRETCH * queue_ms, _MAX_STRETCH * target_ms))
 
 
 def _target_ms(step: Composer) -> float:
@@ -221,8 +236,9 @@ def _fill(step: Composer, room: Room, seqs: Iterable[SequenceView], at_least: in
             may_admit = room.may_admit
         else:
             continue
-        if count:
-            at_least, is_full = 0, step.is_full
+        at_least = 0 if count else at_least
+        if not count or picks[seq_id].mode is None:  # who got all it needs may leave some over
+            is_full = step.is_full
     return at_least
 
 

@@ -100,12 +100,13 @@ class Composer:
         left = limit_tokens - _num_tokens(self.lanes)
         limit = min(seq.num_tokens - start, max(left, at_least))
         low, high = min(at_least, limit), limit
+        middle = limit  # mostly all of it fits
         while low < high:
-            middle = (low + high + 1) // 2
             if self.price_ms(self._with(Pick.of(seq, start, middle))) <= limit_ms:
                 low = middle
             else:
                 high = middle - 1
+            middle = (low + high + 1) // 2
         return max(low, 0)
 
     def decode(self, seqs: Sequence[SequenceView] | None = None) -> None:
@@ -184,7 +185,7 @@ class Composer:
     def is_full(self) -> bool:
         """True if not one more token fits into the budgets."""
         limit_ms, limit_tokens = self._limits()
-        return _num_tokens(self.lanes) >= limit_tokens or self.price_ms(self.lanes) >= limit_ms
+        return _num_tokens(self.lanes) >= limit_tokens or self.ms_with(1) > limit_ms
 
     def ms_with(self, count: int) -> float:
         """Price of the step with a chunk of ``count`` more tokens."""

@@ -6,9 +6,10 @@ prompt costs what it costs, which is nothing. A client is *ahead* when it has us
 than the least served one that has work waiting; a policy then serves others first.
 
 As in VTC (Sheng et al., OSDI 2024) nobody saves up by being idle: who begins to wait again is
-lifted to the least of those who wait, here less ``fair_ms``, so that a newcomer comes first at
-once. Two clients that both have work waiting differ by at most ``fair_ms`` and what the one had
-admitted when it came to be ahead.
+lifted to the level of those who wait, here less ``fair_ms``, so that a newcomer comes before all
+who have used more than that level. The level is the least that a waiting client has used and never
+falls: newcomers do not push each other down, they are equals. Two clients that both have work
+waiting differ by at most ``fair_ms`` and what the one had admitted when it came to be ahead.
 """
 
 from collections.abc import Iterable, Mapping
@@ -53,7 +54,7 @@ class Fairness:
         self._accounts: dict[str, Account] = {}
         self._waiting: set[Account] = set()
         self._idle: dict[Account, None] = {}  # the longest idle first
-        self._floor_ms = 0.0  # what clients had used when they last had nothing waiting
+        self._level_ms = 0.0
         self._least_ms: float | None = None
 
     @property
@@ -93,7 +94,8 @@ class Fairness:
         """One of its sequences begins to wait."""
         account.num_waiting += 1
         if account.num_waiting == 1:
-            account.used_ms = max(account.used_ms, self._least() - self._credit_ms)
+            self._level_ms = max(self._level_ms, self._least())
+            account.used_ms = max(account.used_ms, self._level_ms - self._credit_ms)
             self._waiting.add(account)
             self._least_ms = None
 
@@ -101,8 +103,8 @@ class Fairness:
         """One waits no more."""
         account.num_waiting -= 1
         if not account.num_waiting:
+            self._level_ms = max(self._level_ms, self._least())
             self._waiting.remove(account)
-            self._floor_ms = max(self._floor_ms, account.used_ms)
             self._least_ms = None
 
     def charge_step(
@@ -112,10 +114,14 @@ class Fairness:
         owners: Mapping[int, Owner | None],
         prices: PriceTable,
     ) -> None:
-        """``charge`` for all launches of a step, if it matters to anybody; ``owners`` by row."""
+        """``charge`` for all launches of a step; ``owners`` by row. Who has it alone pays for all
+        of it, and whose rows they are need not be asked."""
         if self.is_contested:
             for launch, ms in zip(launches, actual_ms, strict=True):
                 self.charge(launch, [owners[row.seq_id] for row in launch.rows], ms, prices)
+        elif owner := next(filter(None, owners.values()), None):
+            owner.account.used_ms += sum(actual_ms)
+            self._least_ms = None
 
     def charge(
         self,
@@ -134,10 +140,10 @@ class Fairness:
         self._least_ms = None
 
     def _least(self) -> float:
-        """Used by the least served of those who wait; while nobody does, by who last did."""
+        """Used by the least served of those who wait; the level while nobody does."""
         if self._least_ms is None:
             used_ms = [account.used_ms for account in self._waiting]
-            self._least_ms = min(used_ms) if used_ms else self._floor_ms
+            self._least_ms = min(used_ms) if used_ms else self._level_ms
         return self._least_ms
 
 

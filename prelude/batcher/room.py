@@ -75,6 +75,7 @@ class Room:
         end = hit.num_tokens + count
         stays_partial = end < seq.num_tokens
         if stays_partial and self._partials >= self._rules.max_partials and not is_urgent:
+            self._missed(is_fast, is_urgent)
             return False
         missing = -(-end // step.view.block_size) - hit.num_blocks + hit.num_warm
         if missing > step.num_available or not self._find_slot(is_urgent):
