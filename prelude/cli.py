@@ -28,6 +28,7 @@ COMMANDS = {
     "sweep": Command("prelude.commands.sweep", "run many points of a configuration and compare"),
     "config": Command("prelude.commands.config", "print the configuration and its sources"),
     "keys": Command("prelude.commands.keys", "make, list and disable API keys"),
+    "health": Command("prelude.commands.health", "ask a server whether it is ready"),
     "cache": Command("prelude.commands.cache", "list, carry along or clear what starts leave"),
     "version": Command("prelude.commands.version", "print the version"),
 }
