@@ -1,10 +1,12 @@
 """POST /v1/chat/completions, and the turn of a conversation that other APIs are written over."""
 
 import time
+from collections.abc import Sequence
 
 from starlette.requests import Request
 from starlette.responses import Response
 
+from prelude.server.answer_form import AnswerForm
 from prelude.server.chat_reply import ChatReply
 from prelude.server.extras import Extras, check_extras
 from prelude.server.generation import Generation
@@ -15,6 +17,7 @@ from prelude.server.reply import Envelope, respond, wants_usage
 from prelude.server.sampling import sampling_params
 from prelude.server.services import read_body, services_of
 from prelude.text.message import MessageDelta
+from prelude.text.parsing.answer import AnswerParser, plain_delta
 
 
 async def chat_completions(request: Request) -> Response:
@@ -28,16 +31,21 @@ async def chat_completions(request: Request) -> Response:
         request, services, "chatcmpl", "chat.completion.chunk", "chat.completion"
     ).with_tier(tier_of(body, services.config.batcher.policy))
     extras = Extras.of(body, services.tokenizer, turn.generation)
-    reply = ChatReply(envelope, turn.generation, include_usage, extras)
+    names = services.dialect.reasoning_fields
+    reply = ChatReply(envelope, turn.generation, include_usage, extras, names)
     return await respond(request, services, turn, reply, bool(body.stream))
 
 
 class ChatTurn:
     """An answer under way: ``next`` like ``Generation.next``, in parts of a message. Whoever
-    begins one closes its ``generation``; ``respond`` does."""
+    begins one closes its ``generation``; ``respond`` does. ``parsers``, one a choice, tell the
+    parts apart; without them all is content."""
 
-    def __init__(self, generation: Generation) -> None:
+    def __init__(self, generation: Generation, parsers: Sequence[AnswerParser] = ()) -> None:
         self.generation = generation
+        self._parsers = parsers
+        if parsers:
+            generation.count_reasoning = self._num_reasoning_tokens
 
     @property
     def finished(self) -> bool:
@@ -46,17 +54,13 @@ class ChatTurn:
     async def next(self) -> list[MessageDelta]:
         """What has arrived since the last call, one delta a choice; empty when all have ended.
         Raises ``ApiError`` when the engine refuses or fails the request."""
-        return [
-            MessageDelta(
-                delta.index,
-                delta.text,
-                logprobs=delta.logprobs,
-                finish_reason=delta.finish_reason,
-                stop_reason=delta.stop_reason,
-                token_ids=delta.token_ids,
-            )
-            for delta in await self.generation.next()
-        ]
+        deltas = await self.generation.next()
+        if not self._parsers:
+            return [plain_delta(delta) for delta in deltas]
+        return [self._parsers[delta.index].feed(delta) for delta in deltas]
+
+    def _num_reasoning_tokens(self) -> int:
+        return sum(parser.num_reasoning_tokens for parser in self._parsers)
 
 
 async def begin_chat(
@@ -70,17 +74,19 @@ async def begin_chat(
     context = request.state.principal.context(services.engine().max_len)
     hints = hints_of(body, request.headers, services.config.batcher.policy)
     prompt_ids = truncated(await encode_chat(services.tokenizer, body), body, context)
-    room = check_fits(len(prompt_ids), context, "messages")
-    params = sampling_params(body, services.defaults, room)
+    form = AnswerForm.of(body, services.dialect, prompt_ids, reasons=hints.reasoning != "none")
+    room = check_fits(len(form.prompt_ids), context, "messages")
+    params = form.constrained(sampling_params(body, services.defaults, room))
     services.metrics.prepare_seconds.inc(time.monotonic() - arrival_s)
     generation = Generation(
         services,
-        [prompt_ids],
+        [form.prompt_ids],
         [params],
         ticket=request.state.ticket,
         arrival_s=arrival_s,
         continues=bool(body.continue_final_message),
+        shown_ids=form.shown_ids,
         cache_salt=body.cache_salt or "",
         hints=hints,
     )
-    return ChatTurn(generation)
+    return ChatTurn(generation, form.parsers(params.n))

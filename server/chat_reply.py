@@ -10,19 +10,27 @@ from prelude.server.generation import Generation
 from prelude.server.reply import Envelope
 from prelude.server.tally import Timings
 from prelude.text.logprobs import LogprobEntry
-from prelude.text.message import Message, MessageDelta, joined
+from prelude.text.message import Message, MessageDelta, ToolCallDelta, joined
 
 _encode = msgspec.json.encode
 
 
 class ChatReply:
+    """Reasoning goes under every one of ``reasoning_fields``."""
+
     def __init__(
-        self, envelope: Envelope, generation: Generation, include_usage: bool, extras: Extras
+        self,
+        envelope: Envelope,
+        generation: Generation,
+        include_usage: bool,
+        extras: Extras,
+        reasoning_fields: Sequence[str],
     ) -> None:
         self._envelope = envelope
         self._generation = generation
         self._include_usage = include_usage
         self._extras = extras
+        self._reasoning_fields = reasoning_fields
         self._prefix = envelope.chunk_prefix()
 
     def opening(self) -> bytes:
@@ -35,13 +43,28 @@ class ChatReply:
 
     def delta(self, delta: MessageDelta) -> bytes:
         ids = self._extras.ids_tail(delta.token_ids)
-        if not (delta.content or delta.logprobs or ids):
+        if not (delta.content or delta.logprobs or ids or delta.reasoning or delta.tool_calls):
             return b""
         tail = b'"finish_reason":null' + ids
         if delta.logprobs:
             logprobs = self._logprobs(delta.logprobs)
             tail = b'"logprobs":' + _encode(logprobs) + b"," + tail
+        if delta.reasoning or delta.tool_calls:
+            return self._parts(delta, tail)
         return self._chunk(delta.index, b'{"content":' + _encode(delta.content) + b"}", tail)
+
+    def _parts(self, delta: MessageDelta, tail: bytes) -> bytes:
+        """A chunk for each: there are clients that look at one part of a chunk only."""
+        parts: list[dict[str, Any]] = []
+        if delta.reasoning:
+            parts.append(self._reasoning(delta.reasoning))
+        if delta.content:
+            parts.append({"content": delta.content})
+        if delta.tool_calls:
+            parts.append({"tool_calls": [_call_delta(call) for call in delta.tool_calls]})
+        *first, last = map(_encode, parts)
+        chunks = [self._chunk(delta.index, part, b'"finish_reason":null') for part in first]
+        return b"".join([*chunks, self._chunk(delta.index, last, tail)])
 
     def finish(self, delta: MessageDelta, timings: Timings | None) -> bytes:
         tail = b'"finish_reason":' + _encode(delta.finish_reason)
@@ -67,12 +90,31 @@ class ChatReply:
     def _choice(self, index: int, message: Message) -> dict[str, Any]:
         return {
             "index": index,
-            "message": {"role": "assistant", "content": message.content},
+            "message": self._message(message),
             "logprobs": self._logprobs(message.logprobs) if message.logprobs else None,
             "finish_reason": message.finish_reason,
             "stop_reason": message.stop_reason,
             **self._extras.of_choice(message.token_ids),
         }
+
+    def _message(self, message: Message) -> dict[str, Any]:
+        found: dict[str, Any] = {"role": "assistant", "content": message.content}
+        if message.reasoning:
+            found |= self._reasoning(message.reasoning)
+        if message.tool_calls:
+            found["content"] = message.content or None
+            found["tool_calls"] = [
+                {
+                    "id": call.id,
+                    "type": "function",
+                    "function": {"name": call.name, "arguments": call.arguments},
+                }
+                for call in message.tool_calls
+            ]
+        return found
+
+    def _reasoning(self, text: str) -> dict[str, Any]:
+        return dict.fromkeys(self._reasoning_fields, text)
 
     def _logprobs(self, entries: tuple[LogprobEntry, ...]) -> dict[str, Any]:
         score = self._extras.score
@@ -81,3 +123,10 @@ class ChatReply:
             for entry in entries
         ]
         return {"content": content, "refusal": None}
+
+
+def _call_delta(call: ToolCallDelta) -> dict[str, Any]:
+    if call.id is None:
+        return {"index": call.index, "function": {"arguments": call.arguments}}
+    function = {"name": call.name, "arguments": call.arguments}
+    return {"index": call.index, "id": call.id, "type": "function", "function": function}

@@ -24,6 +24,7 @@ from prelude.text.tokenizer import Tokenizer
 T = TypeVar("T")
 
 _INLINE_CHARS = 2048  # about a millisecond of tokenizing
+_TOOL_CHARS = 400  # about what a tool's description takes
 
 
 async def off_loop(size: int, function: Callable[[], T]) -> T:
@@ -53,7 +54,7 @@ async def encode_chat(tokenizer: Tokenizer, body: ChatRequest | TokenizeRequest)
     prompt = body.add_generation_prompt
     return await off_loop(
         sum(len(message.get("content") or "") for message in messages)
-        + (0 if tools is None else sum(map(len, map(repr, tools)))),
+        + _TOOL_CHARS * len(tools or ()),
         lambda: tokenizer.encode_chat(
             messages,
             add_generation_prompt=not continues if prompt is None else prompt,

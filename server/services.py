@@ -9,6 +9,7 @@ from starlette.requests import Request
 from prelude.client.client import EngineClient
 from prelude.conf.schema import Config
 from prelude.models.sampling_defaults import SamplingDefaults
+from prelude.server.dialect import Dialect
 from prelude.server.errors import ApiError, engine_gone, retry_later
 from prelude.server.fields import FieldChecker
 from prelude.server.keys import Keyring
@@ -37,6 +38,11 @@ class Services:
     model_name: str
     created_s: int
     tracer: Tracer | None = None
+
+    @cached_property
+    def dialect(self) -> Dialect:
+        """How the model writes tool calls and reasoning."""
+        return Dialect.of(self.tokenizer, self.config.server)
 
     @cached_property
     def defaults(self) -> SamplingDefaults:

@@ -34,21 +34,29 @@ class TextDelta:
 
 class ChoiceText:
     """Feed it every event of one choice, in order. ``prompt_ids`` is what the text continues, for
-    tokenizers whose first word depends on it; a chat answer continues nothing.
+    tokenizers whose first word depends on it; a chat answer continues nothing. ``shown_ids`` are
+    special tokens that are printed all the same.
 
     ``num_tokens`` counts output tokens up to the end of the choice, ``finish_reason`` is set
     once it has ended; later events are ignored.
     """
 
     def __init__(
-        self, tokenizer: Tokenizer, params: SamplingParams, prompt_ids: Sequence[int] = ()
+        self,
+        tokenizer: Tokenizer,
+        params: SamplingParams,
+        prompt_ids: Sequence[int] = (),
+        shown_ids: frozenset[int] = frozenset(),
     ) -> None:
         self.num_tokens = 0
         self.finish_reason: FinishReason | None = None
         self._tokenizer = tokenizer
         self._params = params
         self._detokenizer = make_detokenizer(
-            tokenizer, skip_special_tokens=params.skip_special_tokens, prompt_ids=prompt_ids
+            tokenizer,
+            skip_special_tokens=params.skip_special_tokens,
+            prompt_ids=prompt_ids,
+            shown_ids=shown_ids,
         )
         self._stops = StopMatcher(params.stop, params.include_stop_str_in_output)
         self._num_decoded = 0  # characters, printed or held back

@@ -24,19 +24,27 @@ class Detokenizer(Protocol):
 
 
 def make_detokenizer(
-    tokenizer: Tokenizer, *, skip_special_tokens: bool = True, prompt_ids: Sequence[int] = ()
+    tokenizer: Tokenizer,
+    *,
+    skip_special_tokens: bool = True,
+    prompt_ids: Sequence[int] = (),
+    shown_ids: frozenset[int] = frozenset(),
 ) -> Detokenizer:
     """A fresh decoder for one text. ``prompt_ids`` is what the text continues: with them a
-    SentencePiece tokenizer keeps the space between the prompt and the first word."""
+    SentencePiece tokenizer keeps the space between the prompt and the first word. ``shown_ids``
+    are special tokens that are not skipped."""
+    skipped = tokenizer.vocabulary.special_ids if skip_special_tokens else frozenset[int]()
+    if not skipped.isdisjoint(shown_ids):
+        skipped -= shown_ids
     if tokenizer.vocabulary.byte_level:
-        return _ByteDetokenizer(tokenizer, skip_special_tokens)
-    return _WindowDetokenizer(tokenizer, skip_special_tokens, prompt_ids)
+        return _ByteDetokenizer(tokenizer, skipped)
+    return _WindowDetokenizer(tokenizer, skipped, prompt_ids)
 
 
 class _ByteDetokenizer:
-    def __init__(self, tokenizer: Tokenizer, skip_special_tokens: bool) -> None:
+    def __init__(self, tokenizer: Tokenizer, skipped: frozenset[int]) -> None:
         self._bytes_of = tokenizer.vocabulary.known_bytes
-        self._skip = tokenizer.vocabulary.special_ids if skip_special_tokens else frozenset()
+        self._skip = skipped
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
     def feed(self, token_ids: Sequence[int]) -> str:
@@ -52,10 +60,10 @@ class _WindowDetokenizer:
     """``_window[:_printed]`` is context that has been printed, the rest is yet to be."""
 
     def __init__(
-        self, tokenizer: Tokenizer, skip_special_tokens: bool, prompt_ids: Sequence[int]
+        self, tokenizer: Tokenizer, skipped: frozenset[int], prompt_ids: Sequence[int]
     ) -> None:
         self._tokenizer = tokenizer
-        self._skip = tokenizer.vocabulary.special_ids if skip_special_tokens else frozenset()
+        self._skip = skipped
         self._window = self._kept(prompt_ids[-_PRIMING_TOKENS:])
         self._printed = len(self._window)
         self._printed_text = self._decode(self._window)

@@ -72,6 +72,11 @@ class Tokenizer:
         """Whether any chat template's source has ``word`` in it, such as a role's name."""
         return any(word in template.source for template in self._templates.values())
 
+    def added_id(self, text: str) -> int | None:
+        """The id of a token that was added for ``text``, if there is one: nothing else spells it,
+        whether it is special or not."""
+        return self.vocabulary.added_ids.get(text)
+
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
         """Ids of ``text``. tokenizer.json alone says which special tokens go around it."""
         ids: list[int] = self.backend.encode(text, add_special_tokens=add_special_tokens).ids

@@ -10,7 +10,8 @@ import tokenizers
 
 
 class Vocabulary:
-    """``size`` is one more than the largest id; ``byte_level`` says that decoding is nothing but
+    """``size`` is one more than the largest id; ``added_ids`` are those of tokens that stand beside
+    the model's own vocabulary; ``byte_level`` says that decoding is nothing but
     joining token bytes, which is what makes incremental decoding a table look-up."""
 
     def __init__(self, backend: tokenizers.Tokenizer) -> None:
@@ -18,6 +19,7 @@ class Vocabulary:
         tokens: dict[str, int] = backend.get_vocab(with_added_tokens=True)
         self.byte_level = _is_byte_level(backend)
         self.size = max(tokens.values(), default=-1) + 1
+        self.added_ids = {token.content: i for i, token in added.items()}
         self.special_ids = frozenset(i for i, token in added.items() if token.special)
         self.byte_run_ids = frozenset(
             i for token, i in tokens.items() if not self.byte_level and _raw_byte(token) is not None

@@ -16,21 +16,29 @@ def plain_delta(delta: TextDelta) -> MessageDelta:
         logprobs=delta.logprobs,
         finish_reason=delta.finish_reason,
         stop_reason=delta.stop_reason,
+        token_ids=delta.token_ids,
     )
 
 
 class AnswerParser:
     """Feed it every delta of one choice, in order. ``end_id`` is the token that ends reasoning,
-    where it is one; ``num_reasoning_tokens`` counts up to and with it."""
+    where it is one; ``num_reasoning_tokens`` counts up to and with it. ``is_silent`` keeps the
+    reasoning back."""
 
     def __init__(
-        self, reasoning: ReasoningParser | None, tools: ToolParser | None, end_id: int | None = None
+        self,
+        reasoning: ReasoningParser | None,
+        tools: ToolParser | None,
+        *,
+        end_id: int | None = None,
+        is_silent: bool = False,
     ) -> None:
         self.num_reasoning_tokens = 0
         self._reasoning = reasoning
         self._tools = tools
         self._end_id = end_id
         self._has_end = False
+        self._is_silent = is_silent
 
     def feed(self, delta: TextDelta) -> MessageDelta:
         reasoning, content = "", delta.text
@@ -50,6 +58,7 @@ class AnswerParser:
             delta.logprobs,
             self._finish_reason(delta),
             delta.stop_reason,
+            delta.token_ids,
         )
 
     def _reason(self, parser: ReasoningParser, delta: TextDelta) -> tuple[str, str]:
@@ -60,7 +69,7 @@ class AnswerParser:
             late = parser.close()
             reasoning, content = reasoning + late[0], content + late[1]
         self._count(parser, delta.token_ids)
-        return reasoning, content
+        return "" if self._is_silent else reasoning, content
 
     def _count(self, parser: ReasoningParser, token_ids: Sequence[int]) -> None:
         if self._has_end:

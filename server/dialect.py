@@ -1,0 +1,112 @@
+"""How the model that is served writes tool calls and reasoning, found out once."""
+
+import logging
+from dataclasses import dataclass
+from typing import Self
+
+from prelude.conf.schema import ReasoningField, ReasoningParserName, ServerConfig, ToolParserName
+from prelude.server.tools import ToolUse
+from prelude.text.parsing.answer import AnswerParser
+from prelude.text.parsing.force import enforceable, forced_calls, strict_calls
+from prelude.text.parsing.formats import FORMATS, ToolFormat, spoken_format
+from prelude.text.parsing.reasoning import END, START, ReasoningParser
+from prelude.text.parsing.tools import ToolParser
+from prelude.text.tokenizer import Tokenizer
+from prelude.types.constraint import Constraint
+
+logger = logging.getLogger(__name__)
+
+_FIELDS = {
+    ReasoningField.reasoning_content: ("reasoning_content",),
+    ReasoningField.reasoning: ("reasoning",),
+    ReasoningField.both: ("reasoning_content", "reasoning"),
+}
+_TAIL_TOKENS = 16  # of a prompt: enough for a mark that is not a single token
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """``reasons`` says that answers may have reasoning, ``always_reasons`` that they begin with it
+    even where neither prompt nor answer has the mark; ``reasoning_fields`` are its names for
+    clients."""
+
+    tokenizer: Tokenizer
+    tools: ToolFormat
+    reasons: bool
+    always_reasons: bool
+    reasoning_fields: tuple[str, ...]
+
+    @classmethod
+    def of(cls, tokenizer: Tokenizer, config: ServerConfig) -> Self:
+        wanted = config.reasoning_parser
+        knows = tokenizer.template_mentions(END) or tokenizer.added_id(END) is not None
+        return cls(
+            tokenizer,
+            _tool_format(tokenizer, config.tool_parser),
+            reasons=knows if wanted is ReasoningParserName.auto else wanted != "none",
+            always_reasons=wanted is ReasoningParserName.deepseek_r1,
+            reasoning_fields=_FIELDS[config.reasoning_field],
+        )
+
+    def parser(self, tools: ToolUse | None, is_open: bool | None, is_silent: bool) -> AnswerParser:
+        """For one choice. ``is_open`` is as ``reasoning_state`` says."""
+        form = self._form(tools)
+        return AnswerParser(
+            None if is_open is None else ReasoningParser(is_open),
+            None if tools is None else ToolParser(form, tools.schemas, limit=tools.limit),
+            end_id=self.tokenizer.added_id(END),
+            is_silent=is_silent,
+        )
+
+    def reasoning_state(self, prompt_ids: list[int]) -> bool | None:
+        """Whether the answer begins within reasoning; None where there is none to come."""
+        if not self.reasons:
+            return None
+        tail = self.tokenizer.decode(prompt_ids[-_TAIL_TOKENS:], skip_special_tokens=False)
+        if tail.rstrip().endswith(END):
+            return None
+        return self.always_reasons or tail.rstrip().endswith(START)
+
+    def closing_ids(self) -> list[int]:
+        """What a prompt that has opened reasoning goes on with where none is wanted."""
+        return self.tokenizer.encode(f"\n{END}\n\n", add_special_tokens=False)
+
+    def shown_ids(self, tools: ToolUse | None, is_open: bool | None) -> frozenset[int]:
+        """Special tokens that the parsers must see, although clients do not."""
+        marks = [] if is_open is None else [START, END]
+        marks += [] if tools is None else self._form(tools).marks
+        return frozenset(i for mark in marks if (i := self.tokenizer.added_id(mark)) is not None)
+
+    def constraint(self, tools: ToolUse, is_open: bool | None) -> Constraint | None:
+        """The grammar of the calls, where there must be one or their schemas are strict."""
+        form, may_think = self._form(tools), is_open is False
+        text: str | None = None
+        if tools.must_call:
+            text = forced_calls(
+                form,
+                tools.schemas,
+                self.tokenizer.added_id,
+                limit=tools.limit,
+                is_strict=tools.is_strict,
+                may_think=may_think,
+            )
+        elif tools.is_strict:
+            text = strict_calls(form, tools.schemas, self.tokenizer.added_id, may_think=may_think)
+        if text is None:
+            return None
+        return Constraint("lark", text, after_reasoning=is_open is True, field="tools")
+
+    def _form(self, tools: ToolUse | None) -> ToolFormat:
+        return enforceable(self.tools) if tools is not None and tools.must_call else self.tools
+
+
+def _tool_format(tokenizer: Tokenizer, name: ToolParserName) -> ToolFormat:
+    if name is not ToolParserName.auto:
+        return FORMATS[name.value]
+    found = spoken_format(tokenizer)
+    if found is None and tokenizer.template_mentions("tools"):
+        logger.warning(
+            "the chat template writes tool calls in a format that is not known here; they are read "
+            "as hermes. Set server.tool_parser if they come as content."
+        )
+    return found or FORMATS["hermes"]
