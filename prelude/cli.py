@@ -23,6 +23,7 @@ class Command(NamedTuple):
 COMMANDS = {
     "serve": Command("prelude.commands.serve", "answer OpenAI-compatible requests over HTTP"),
     "generate": Command("prelude.commands.generate", "continue a prompt on stdout"),
+    "batch": Command("prelude.commands.batch", "answer a file of requests"),
     "bench": Command("prelude.commands.bench", "measure a server or the engine"),
     "simulate": Command("prelude.commands.simulate", "play traffic through the batcher alone"),
     "sweep": Command("prelude.commands.sweep", "run many points of a configuration and compare"),

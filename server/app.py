@@ -1,6 +1,8 @@
 """The Starlette application: routes, error shapes, and the services they share."""
 
+import os
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from starlette.applications import Starlette
@@ -26,6 +28,7 @@ from prelude.server.live import Live
 from prelude.server.live_events import live_events
 from prelude.server.metrics import Metrics
 from prelude.server.observe import ObserveMiddleware
+from prelude.server.openapi import openapi_routes
 from prelude.server.page import page_routes
 from prelude.server.responses import responses_routes
 from prelude.server.resume import Keeper
@@ -35,14 +38,19 @@ from prelude.server.tracing import make_tracer
 from prelude.text.tokenizer import Tokenizer
 
 
-def build_app(client: EngineClient, tokenizer: Tokenizer, config: Config) -> Starlette:
+def build_app(
+    client: EngineClient,
+    tokenizer: Tokenizer,
+    config: Config,
+    environment: Mapping[str, str] = os.environ,
+) -> Starlette:
     """The HTTP front of one engine. ``app.state.services`` holds what the routes share; its
-    ``lifecycle`` is what a server drains. Raises ``ValueError`` or ``OSError`` for bad keys, and
-    ``ValueError`` for an endpoint of traces without OpenTelemetry."""
+    ``lifecycle`` is what a server drains; ``environment`` may have its keys. Raises ``ValueError``
+    or ``OSError`` for bad keys, ``ValueError`` for an endpoint of traces without OpenTelemetry."""
     model_name = config.model.name or Path(config.model.path).expanduser().resolve().name
     metrics, lifecycle = Metrics(client, model_name), Lifecycle()
     tracer = make_tracer(config.server.tracing, model_name)
-    keyring, limits = Keyring(config.server), Limits()
+    keyring, limits = Keyring(config.server, environment), Limits()
     keeper = Keeper(config.server.resume_s, int(config.server.resume_mib * 2**20))
     app = Starlette(
         routes=public_routes(config),
@@ -110,6 +118,7 @@ def _routes() -> list[Route]:
         Route("/health/live", routes.live, methods=["GET"]),
         Route("/health/ready", routes.ready, methods=["GET"]),
         Route("/version", routes.version, methods=["GET"]),
+        *openapi_routes(),
         Route("/metrics", routes.metrics, methods=["GET"]),
         Route("/live/events", live_events, methods=["GET"]),
         *page_routes(),

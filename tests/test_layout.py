@@ -31,6 +31,7 @@ FLOORS = {
     "prelude.runner": 4,
     "prelude.client": 5,
     "prelude.engine": 5,
+    "prelude.batch": 6,
     "prelude.bench": 6,
     "prelude.cli": 6,
     "prelude.__main__": 6,

@@ -1,0 +1,1 @@
+"""Files of requests, one JSON object a line, answered into another file."""
