@@ -80,7 +80,7 @@ def read_keys(path: Path) -> list[KeyEntry]:
     data = path.read_bytes()
     try:
         decode = msgspec.json.decode if path.suffix == ".json" else msgspec.yaml.decode
-        entries = decode(data or b"{}", type=_KeysFile).keys
+        entries = msgspec.convert(decode(data or b"{}"), _KeysFile).keys
     except (msgspec.DecodeError, ValueError) as error:
         raise ValueError(f"server.auth.keys={path}: {error}") from error
     hashes = [entry.sha256 for entry in entries]

@@ -193,7 +193,9 @@ class Ticket:
 
     def _limited(self, what: str, limit: float, wait_s: float, amount: int = 1) -> ApiError:
         self._account.usage.limited += 1
-        return too_many(self.principal.name, what, int(limit), wait_s, amount)
+        error = too_many(self.principal.name, what, int(limit), wait_s, amount)
+        error.headers |= self.headers()
+        return error
 
 
 class Reservation:
