@@ -1,14 +1,19 @@
 """The chat page in a browser, before a real server: what people do, and what it must never do."""
 
+import json
 import re
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import pytest
 
+from prelude.conf.schema import AuthConfig, ReasoningParserName, ToolParserName
 from prelude.types.wire import Progress, Ready
 from tests.browser import ENTER, ESCAPE, RIGHT, SHIFT, UP, Browser, needs_browser, running_driver
 from tests.fakes import scripted_client, some_info
+from tests.key_samples import entry, guarded
 from tests.server_harness import Engine, Gate, Harness, listening, says, serving, test_config
+from tests.test_server_tools import NOW, NOW_CALL, THOUGHT, tool_tokenizer
 from tests.text_samples import byte_level
 
 pytestmark = needs_browser
@@ -185,6 +190,58 @@ async def test_tokens_show_what_else_they_could_have_been(page: Browser) -> None
         assert await page.text(".text") == "Hey"
 
 
+async def test_thoughts_are_apart_and_calls_can_be_answered(page: Browser) -> None:
+    tokenizer = tool_tokenizer()
+    calls, tells = (says(tokenizer, text) for text in (THOUGHT + NOW_CALL, "It is noon."))
+
+    def model(context: list[int]) -> int:
+        return tells(context) if "noon" in tokenizer.decode(context) else calls(context)
+
+    config = test_config(
+        tool_parser=ToolParserName.hermes, reasoning_parser=ReasoningParserName.qwen3
+    )
+    async with serving(Engine(model, max_len=2048), tokenizer=tokenizer, config=config) as server:
+        await opened(page, server)
+        await set_field(page, "tools", json.dumps([NOW]))
+        await ask(page, "What time is it?")
+        await page.until(DONE)
+        assert await page.text(".thoughts summary") == "Thoughts"
+        assert await page.js("document.querySelector('.thought').textContent") == "Hm, Paris."
+        assert await page.text(".call figcaption") == "Calls now"
+        assert await page.text(".call code") == "{}"
+        await page.write(".call textarea", "noon")
+        await press_button(page, "Send the results")
+        await page.until(f"document.querySelectorAll('.turn').length === 2 && {DONE}")
+        assert await page.text(".turn:last-child .question code") == "noon"
+        assert await page.text(".turn:last-child .text") == "It is noon."
+
+
+async def test_a_key_is_asked_for_and_kept_for_the_tab(page: Browser, tmp_path: Path) -> None:
+    config = test_config(auth=AuthConfig(public_page=True))
+    async with guarded(tmp_path, entry("sk-1"), config=config, engine=saying("In.")) as server:
+        await page.open(server.url)
+        await page.until("document.querySelector('#state').dataset.kind === 'locked'")
+        assert await page.text("#state-text") == "This server wants an API key."
+        await page.write("#prompt", "Hi" + ENTER)
+        await page.until("document.querySelector('.problem')")
+        assert "The server wants an API key." in await page.text(".problem")
+        await page.click("#unlock")
+        assert await page.js("document.activeElement.id") == "key"
+        await page.write("#key", "sk-wrong" + ENTER)
+        await page.until("document.querySelector('#state-text').innerText.includes('not open')")
+        await page.js("document.querySelector('#key').value = ''")
+        await page.write("#key", "sk-1" + ENTER)
+        await page.until(READY)
+        await press_button(page, "Again")
+        await page.until(DONE)
+        assert await page.text(".text") == "In."
+        assert await page.js("Object.values(localStorage).some((v) => v.includes('sk-1'))") is False
+        await press_button(page, "Code")
+        shell = await page.text("#code-text")
+        assert "$PRELUDE_API_KEY" in shell
+        assert "sk-1" not in shell
+
+
 async def test_two_settings_are_asked_at_once(page: Browser) -> None:
     gate = Gate()
     async with serving(saying("Same.", gate=gate)) as server:
@@ -225,7 +282,7 @@ async def test_a_wrong_setting_is_named_and_shown(page: Browser) -> None:
 REFUSING = """
 window.real = window.fetch, window.fetch = async () => new Response(
   JSON.stringify({error: {message: "the queue is full", code: "rate_limit_exceeded"}}),
-  {status: 429, headers: {"retry-after": "1"}})
+  {status: 429, headers: {"retry-after": "1", "retry-after-ms": "300"}})
 """
 
 
@@ -313,8 +370,7 @@ async def test_light_and_dark(page: Browser) -> None:
         paper = "getComputedStyle(document.body).backgroundColor"
         light = await page.js(paper)
         await page.look(1280, 800, prefers_color_scheme="dark")
-        dark = await page.js(paper)
-        assert light != dark
+        await page.until(f"{paper} !== '{light}'")
         box = "document.querySelector('#theme')"
         await page.js(f"{box}.value = 'light', {box}.dispatchEvent(new Event('change'))")
         assert await page.js(paper) == light

@@ -25,7 +25,7 @@ export const GROUPS = [
   {
     title: "Length",
     fields: [
-      number("max_tokens", "Longest answer, tokens", { min: 1, step: 1, placeholder: "What fits" }),
+      number("max_tokens", "Longest answer", { min: 1, step: 1, placeholder: "What fits", hint: "Tokens" }),
       { name: "stop", label: "Stop at", kind: "text", rows: 2, placeholder: "One per line",
         hint: "One text per line; \\n is a new line" },
     ],
@@ -152,7 +152,7 @@ export function settingOf(param) {
 export function summary(settings) {
   const words = FIELDS.filter(({ name }) => settings[name]).map(({ name, label, kind }) => {
     const value = kind === "number" || kind === "choice" ? ` ${settings[name]}` : "";
-    return label.toLowerCase().replace(", tokens", "") + value;
+    return label.toLowerCase() + value;
   });
   return words.join(", ");
 }

@@ -32,7 +32,8 @@ export class Status {
 
   async ask() {
     try {
-      const response = await fetch("/health/ready", { cache: "no-store" });
+      const response = await fetch("/health/ready", { cache: "no-store", headers: authorization(this.getKey()) });
+      if (isLocked(response)) return this.locked();
       const found = readinessOf(await response.json());
       return found.kind === "ready" ? await this.askModel(found) : found;
     } catch {
@@ -42,14 +43,16 @@ export class Status {
 
   async askModel(found) {
     const response = await fetch("/v1/models", { headers: authorization(this.getKey()) });
-    if (response.status === 401 || response.status === 403) {
-      const text = this.getKey() ? "This API key is not known here." : "This server wants an API key.";
-      return { kind: "locked", text, share: null };
-    }
+    if (isLocked(response)) return this.locked();
     const [model] = (await response.json()).data;
     this.model = model.id;
     this.context = model.max_model_len;
     return found;
+  }
+
+  locked() {
+    const text = this.getKey() ? "This API key does not open this server." : "This server wants an API key.";
+    return { kind: "locked", text, share: null };
   }
 
   // Resolves when the server is ready; rejects when `signal` ends the wait.
@@ -61,6 +64,8 @@ export class Status {
     });
   }
 }
+
+const isLocked = ({ status }) => status === 401 || status === 403;
 
 export function readinessOf(body) {
   const { status, phase, fraction, open, error, last_death: death } = body;

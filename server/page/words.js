@@ -33,9 +33,10 @@ export function factsOf({ usage, timings, finish, state }) {
   return facts;
 }
 
-function promptTitle({ prompt_tokens: prompt, prompt_tokens_details: details }) {
-  const cached = details?.cached_tokens ?? 0;
-  return `Of output. The prompt had ${prompt}${cached ? `, ${cached} of them from the cache` : ""}`;
+function promptTitle({ prompt_tokens: prompt, prompt_tokens_details: asked, completion_tokens_details: made }) {
+  const thoughts = made?.reasoning_tokens ? `, ${made.reasoning_tokens} of them thoughts` : "";
+  const cached = asked?.cached_tokens ? `, ${asked.cached_tokens} of them from the cache` : "";
+  return `Of output${thoughts}. The prompt had ${prompt}${cached}.`;
 }
 
 // An error as {title, text, action, retryS, field}. The action is what can be done about it: key,
