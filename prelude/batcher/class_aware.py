@@ -28,7 +28,6 @@ from prelude.types.prices import PriceTable
 from prelude.types.service import ServiceClass
 
 _PROMPT_QUANTUM = 0.3  # of a step's target, that prompts have however many decode
-_STRETCH = 0.5  # of the time that newcomers wait, that a step may take
 _MAX_STRETCH = 3.0  # times the target
 _EASY = 0.8  # of the budget: nobody misses a turn if classes change or contexts grow
 _MAX_LOOK = 8  # deep prompts looked at to see of what kind they are
@@ -94,13 +93,13 @@ def _budget_ms(step: Composer, *, has_short: bool, has_long: bool) -> float:
 
 def _stretched_ms(step: Composer, target_ms: float) -> float:
     """Longer steps compute prompts at a better price. While newcomers queue, streams may wait for
-    a token half as long as these do, or as it takes to compute them all, within limits."""
+    a token as long as these do, or as it takes to compute them all, within limits."""
     line = list(islice(_free(step.view.line("fast")), _MAX_SCAN))
     if not line:
         return target_ms
     waited_ms = 1e3 * (step.view.now_s - min([seq.queued_s for seq in line]))
     queue_ms = max(waited_ms, sum([seq.cost_ms for seq in line]))
-    return max(target_ms, min(_STRETCH * queue_ms, _MAX_STRETCH * target_ms))
+    return max(target_ms, min(queue_ms, _MAX_STRETCH * target_ms))
 
 
 def _target_ms(step: Composer) -> float:
