@@ -316,8 +316,8 @@ class ServerConfig:
     max_body_mib: float = 16.0  # larger request bodies are refused
     strict: bool = False  # refuse unknown request fields instead of counting them
     tool_parser: ToolParserName = ToolParserName.auto  # how the model writes calls; auto: template
-    reasoning_parser: ReasoningParserName = ReasoningParserName.auto  # auto: <think>, if it has it
-    reasoning_field: ReasoningField = ReasoningField.reasoning_content  # of messages and deltas
+    reasoning_parser: ReasoningParserName = ReasoningParserName.auto  # auto: think tags
+    reasoning_field: ReasoningField = ReasoningField.reasoning_content  # its name in answers
     resume_s: float = 30.0  # a stream that asks for it waits so long for its client; 0: never
     resume_mib: float = 64.0  # what all streams that can be resumed may keep
     supervisor: SupervisorConfig = field(default_factory=SupervisorConfig)

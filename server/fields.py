@@ -117,7 +117,7 @@ class FieldChecker:
             harmless = rules.unsupported.get(name)
             if harmless is None:
                 self._unknown(name)
-            elif not _asks_for_nothing(name, others, harmless):
+            elif not _asks_for_nothing(msgspec.json.decode(others[name]), harmless):
                 raise unsupported(name, _refusal(name, harmless))
 
     def _unknown(self, name: str) -> None:
@@ -132,14 +132,8 @@ class FieldChecker:
         self._on_unknown(name)
 
 
-def _asks_for_nothing(
-    name: str, fields: Mapping[str, msgspec.Raw], harmless: tuple[Any, ...]
-) -> bool:
-    value = msgspec.json.decode(fields[name])
-    if value is None or _contains(harmless, value):
-        return True
-    # tools that may not be called are not shown to the model either
-    return name == "tools" and msgspec.json.decode(fields.get("tool_choice", b"null")) == "none"
+def _asks_for_nothing(value: Any, harmless: tuple[Any, ...]) -> bool:
+    return value is None or _contains(harmless, value)
 
 
 def _contains(values: Iterable[Any], value: Any) -> bool:
@@ -150,5 +144,4 @@ def _contains(values: Iterable[Any], value: Any) -> bool:
 
 def _refusal(name: str, harmless: tuple[Any, ...]) -> str:
     allowed = "".join(f" or {msgspec.json.encode(value).decode()}" for value in harmless)
-    hint = ' (or send tool_choice "none")' if name == "tools" else ""
-    return f"not supported; leave it out{allowed and f', or send null{allowed}'}{hint}"
+    return f"not supported; leave it out{allowed and f', or send null{allowed}'}"

@@ -78,8 +78,7 @@ def _client(fields: RequestFields, headers: Mapping[str, str]) -> str:
 
 
 def _template(fields: RequestFields) -> str:
-    """A digest of what the messages of an application have in common. Tools would be part of it;
-    they are not supported yet."""
+    """A digest of what the requests of an application have in common."""
     if not isinstance(fields, ChatRequest):
         return ""
     common = [
@@ -87,6 +86,8 @@ def _template(fields: RequestFields) -> str:
         for message in fields.messages
         if message.get("role") in ("system", "developer")
     ]
+    if fields.tools:
+        common.append(msgspec.json.encode(fields.tools).decode())
     return _digest(*common) if common else ""
 
 

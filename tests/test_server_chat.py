@@ -199,7 +199,7 @@ async def test_ignore_eos_runs_to_the_limit() -> None:
         ({"messages": [{"role": "bad", "content": ""}]}, 400, None, "invalid_value"),
         ({"temperature": 101}, 400, "temperature", "invalid_value"),
         ({"logit_bias": {"100000": 1}}, 400, "logit_bias", "invalid_value"),
-        ({"tools": [{"type": "function"}]}, 400, "tools", "unsupported_parameter"),
+        ({"tools": [{"type": "custom"}]}, 400, "tools.0.type", "unsupported_parameter"),
         ({"stream_options": {"include_usage": True}}, 400, "stream_options", "invalid_value"),
         ({"max_tokens": 10_000}, 400, "max_tokens", "context_length_exceeded"),
         (
