@@ -61,6 +61,7 @@ class Metrics:
             self.registry.register(collector)
         self.registry.register(VllmCollector((engine, self._finished, *sizes)))
         self._requests = self.counter("http_requests", "HTTP requests", "route", "status")
+        self._errors = self.counter("errors", "errors that clients were told of", "code")
         self._unknown = self.counter("unknown_fields", "unknown request fields", "field")
         seconds = self.counter("frontend_seconds", "time spent by this process", "phase")
         self.prepare_seconds = seconds.labels(model_name, "prepare")
@@ -70,8 +71,11 @@ class Metrics:
     def finished(self, reason: str, service_class: ServiceClass) -> None:
         self._finished.labels(self.model_name, reason, service_class).inc()
 
-    def responded(self, route: str, status: int) -> None:
+    def responded(self, route: str, status: int, error: str | None) -> None:
+        """``error`` is the code of what the client was told that went wrong, if anything did."""
         self._requests.labels(self.model_name, route, str(status)).inc()
+        if error is not None:
+            self._errors.labels(self.model_name, error).inc()
 
     def unknown_field(self, name: str) -> None:
         self._unknown.labels(self.model_name, name).inc()

@@ -27,12 +27,12 @@ _MAX_PATH = 256
 
 class ObserveMiddleware:
     """Pure ASGI, so that it never stands between a stream and its disconnect. Takes or makes
-    ``x-request-id``; ``on_response(route, status)`` is told once per request."""
+    ``x-request-id``; ``on_response(route, status, error)`` is told once per request."""
 
     def __init__(
         self,
         app: ASGIApp,
-        on_response: Callable[[str, int], None],
+        on_response: Callable[[str, int, str | None], None],
         tracer: Tracer | None = None,
     ) -> None:
         self._app = app
@@ -68,7 +68,7 @@ class ObserveMiddleware:
                 await bug(scope, receive, send_with_id)
             raise
         finally:
-            self._on_response(route_of(scope), status)
+            self._on_response(route_of(scope), status, now.error)
             if self._tracer is not None:
                 self._tracer.record(scope, status, start_s)
             _log(scope, status, time.monotonic() - start_s, now)

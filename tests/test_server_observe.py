@@ -89,14 +89,24 @@ async def test_errors_name_the_line_in_the_log(caplog: pytest.LogCaptureFixture)
     assert (two["request_id"], two["error"]) == (missing.headers["x-request-id"], "404")
 
 
+async def test_errors_are_counted_by_code() -> None:
+    async with serving() as server:
+        await server.chat(top_p=7)
+        await server.chat(top_p=8)
+        await server.http.get("/nothing")
+        text = (await server.http.get("/metrics")).text
+    assert 'prelude_errors_total{code="invalid_value",model_name="test-model"} 2.0' in text
+    assert 'prelude_errors_total{code="404",model_name="test-model"} 1.0' in text
+
+
 async def test_what_a_stream_failed_with_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, LOGGER)
     gate = Gate()
     async with serving(Engine(gate=gate)) as server:
         body = {"messages": [{"role": "user", "content": "Hi"}], "stream": True}
+        gate.allow(5)
         async with server.http.stream("POST", "/v1/chat/completions", json=body) as response:
             lines = response.aiter_lines()
-            gate.allow(5)
             await anext(lines)
             await server.services.lifecycle.drain(0)
             rest = [line async for line in lines]

@@ -134,9 +134,9 @@ async def test_what_failed_on_the_way(exporter: InMemorySpanExporter) -> None:
     gate = Gate()
     async with traced(exporter, Engine(gate=gate)) as server:
         body = {"messages": [{"role": "user", "content": "Hi"}], "stream": True}
+        gate.allow(5)
         async with server.http.stream("POST", "/v1/chat/completions", json=body) as response:
             lines = response.aiter_lines()
-            gate.allow(5)
             await anext(lines)
             await server.services.lifecycle.drain(0)
             assert [line async for line in lines]
