@@ -75,11 +75,6 @@ class BoundedProtocol(HttpToolsProtocol):
         elif self._request_bytes > self.bounds.max_request_bytes:
             self._refuse(_error(413, "the request is too large", "request_too_large"))
 
-    def on_message_begin(self) -> None:
-        super().on_message_begin()
-        self._in_head = True
-        self._head_bytes = self._request_bytes = 0
-
     def on_headers_complete(self) -> None:
         self._in_head = False
         size = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
@@ -91,7 +86,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         super().on_message_complete()
         self._in_head = True
-        self._head_bytes = 0
+        self._head_bytes = self._request_bytes = 0
         self._unwatch()
 
     def send_400_response(self, msg: str) -> None:
