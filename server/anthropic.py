@@ -15,12 +15,10 @@ from prelude.server.anthropic_protocol import (
     MessagesRequest,
 )
 from prelude.server.anthropic_reply import AnthropicReply
-from prelude.server.errors import renamed
 from prelude.server.fields import FieldRules
-from prelude.server.prompts import encode_chat
 from prelude.server.reply import respond
 from prelude.server.services import read_body, services_of
-from prelude.server.translated import TranslatedTurn
+from prelude.server.translated import TranslatedTurn, count_prompt
 
 FIELDS = FieldRules(WITHOUT_EFFECT, UNSUPPORTED)
 
@@ -49,7 +47,5 @@ async def count_tokens(request: Request) -> Response:
     """How many tokens the prompt of a message would have."""
     services = services_of(request)
     body = services.fields.decode(await read_body(request), CountTokensRequest, FIELDS)
-    services.check_model(body.model)
-    with renamed(RENAMED):
-        ids = await encode_chat(services.tokenizer, chat_request(body))
-    return JSONResponse({"input_tokens": len(ids)})
+    num = await count_prompt(services, chat_request(body), RENAMED)
+    return JSONResponse({"input_tokens": num})

@@ -102,10 +102,15 @@ SAME = (
     "deadline_ms",
 )
 
-# Chat's field, as errors name it: the field of this API that it came from.
+# Chat's fields, as errors name them: those of this API that they came from.
 RENAMED: Mapping[str, str] = {
     "reasoning_effort": "thinking",
+    r"response_format\.json_schema": "output_config.format",
     "response_format": "output_config.format",
+    r"messages\..*": "messages",
     "stop": "stop_sequences",
+    r"tools\.(\d+)\.function\.parameters": r"tools.\1.input_schema",
+    r"tools\.(\d+)\.function": r"tools.\1",
+    r"tool_choice\.function": "tool_choice",
     "user": "metadata.user_id",
 }

@@ -115,16 +115,21 @@ def invalid(param: str, message: str, code: str | None = "invalid_value") -> Api
 
 @contextmanager
 def renamed(names: Mapping[str, str]) -> Iterator[None]:
-    """Errors that name a field which another API's field was made into name the latter: ``names``
-    is by first segments, and what follows them stays."""
+    """Errors that name a field which another API's field was made into name the latter. ``names``
+    has patterns of paths' beginnings, whole segments, with what they came from; the first match
+    counts and what follows it stays."""
     try:
         yield
     except ApiError as error:
-        first, dot, rest = (error.param or "").partition(".")
-        if first in names:
-            old, error.param = error.param, names[first] + dot + rest
-            if error.message.startswith(f"{old}: "):
-                error.message = error.param + error.message.removeprefix(str(old))
+        old = error.param or ""
+        for pattern, name in names.items():
+            error.param, count = re.subn(rf"^{pattern}(?![^.])", name, old)
+            if count:
+                if error.message.startswith(f"{old}: "):
+                    error.message = error.param + error.message.removeprefix(old)
+                break
+        else:
+            error.param = old or None
         raise
 
 

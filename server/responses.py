@@ -7,9 +7,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from prelude.server.errors import ApiError, renamed
+from prelude.server.errors import ApiError
 from prelude.server.fields import FieldRules
-from prelude.server.prompts import encode_chat
 from prelude.server.reply import respond
 from prelude.server.responses_input import chat_request
 from prelude.server.responses_protocol import (
@@ -20,7 +19,7 @@ from prelude.server.responses_protocol import (
 )
 from prelude.server.responses_reply import ResponsesReply
 from prelude.server.services import read_body, services_of
-from prelude.server.translated import TranslatedTurn
+from prelude.server.translated import TranslatedTurn, count_prompt
 from prelude.types.request import SamplingParams
 
 FIELDS = FieldRules(WITHOUT_EFFECT, UNSUPPORTED)
@@ -53,10 +52,8 @@ async def input_tokens(request: Request) -> Response:
     """How many tokens the prompt of a response would have."""
     services = services_of(request)
     body = services.fields.decode(await read_body(request), ResponsesRequest, FIELDS)
-    services.check_model(body.model)
-    with renamed(RENAMED):
-        ids = await encode_chat(services.tokenizer, chat_request(body))
-    return JSONResponse({"object": "response.input_tokens", "input_tokens": len(ids)})
+    num = await count_prompt(services, chat_request(body), RENAMED)
+    return JSONResponse({"object": "response.input_tokens", "input_tokens": num})
 
 
 async def not_kept(request: Request) -> Response:

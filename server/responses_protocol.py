@@ -135,11 +135,14 @@ SAME = (
     "deadline_ms",
 )
 
-# Chat's field, as errors name it: the field of this API that it came from.
+# Chat's fields, as errors name them: those of this API that they came from.
 RENAMED: Mapping[str, str] = {
-    "messages": "input",
+    r"messages(\..*)?": "input",
     "max_completion_tokens": "max_output_tokens",
     "max_tokens": "max_output_tokens",
     "reasoning_effort": "reasoning.effort",
+    r"response_format\.json_schema": "text.format",
     "response_format": "text.format",
+    r"tools\.(\d+)\.function": r"tools.\1",
+    r"tool_choice\.function": "tool_choice",
 }

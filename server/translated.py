@@ -4,11 +4,23 @@ from collections.abc import Mapping
 
 from starlette.requests import Request
 
+from prelude.server.answer_form import AnswerForm
 from prelude.server.chat import ChatTurn, begin_chat
 from prelude.server.errors import renamed
 from prelude.server.generation import Generation
+from prelude.server.prompts import encode_chat
 from prelude.server.protocol import ChatRequest
+from prelude.server.services import Services
 from prelude.text.message import MessageDelta
+
+
+async def count_prompt(services: Services, body: ChatRequest, names: Mapping[str, str]) -> int:
+    """Tokens that the model reads before it answers ``body``. Raises ``ApiError``."""
+    services.check_model(body.model)
+    with renamed(names):
+        ids = await encode_chat(services.tokenizer, body)
+        form = AnswerForm.of(body, services.dialect, ids, reasons=body.effort != "none")
+    return len(form.prompt_ids)
 
 
 class TranslatedTurn:
