@@ -147,6 +147,7 @@ class LLM:
         text = prompt.texts[event.index]
         if text.ended:
             return None
+        _refused([event])
         delta = text.feed(event)
         if delta.truncate_at is not None:
             self._core.truncate(event.uid, event.index, delta.truncate_at)
@@ -188,7 +189,7 @@ def _as_list(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
 def _refused(events: list[TokenEvent]) -> list[TokenEvent]:
     """Those of requests that another time would have been served; the others are raised."""
     for event in events:
-        if event.refusal is None:
+        if event.finish_reason == "error" and event.refusal is None:
             raise RequestError(event.error or "refused")
     return events
 

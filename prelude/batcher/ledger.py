@@ -298,6 +298,7 @@ class Ledger:
             (*seq.eos_ids, *seq.params.stop_token_ids),
             seq.wants_prompt_logprobs,
             seq.embeds,
+            seq.matcher,
         )
 
     def _first_grant(self, admit: SlotAdmit) -> Iterator[BlockGrant]:

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from prelude.batcher.fairness import Account
 from prelude.cache.pool import Digest, extend_digest, root_digest
+from prelude.types.constraint import Matcher
 from prelude.types.request import (
     FinishReason,
     Request,
@@ -46,6 +47,7 @@ class Sequence:
     max_tokens: int
     eos_ids: tuple[int, ...]
     leader: "Sequence | None" = None
+    matcher: Matcher | None = None  # of its constraint; kept when it loses its slot
     params: SamplingParams = field(init=False)
     sample_mode: SampleMode = field(init=False)
     embeds: bool = field(init=False)

@@ -9,6 +9,7 @@ from prelude.engine.core import EngineCore
 from prelude.engine.cpu import cpu_runner
 from prelude.engine.cuda import cuda_runner
 from prelude.engine.early import EarlyMemory
+from prelude.engine.grammars import Grammars
 from prelude.engine.prepare import Model, resolve
 from prelude.engine.profile import Profile
 from prelude.engine.startup import Progress, Startup
@@ -16,6 +17,7 @@ from prelude.engine.steplog import StepLog
 from prelude.models.generation_config import read_eos_ids
 from prelude.models.paths import tokenizer_folder
 from prelude.models.reasoning import read_answer_id
+from prelude.text.grammar import GrammarCompiler
 from prelude.types.wire import EngineInfo
 
 logger = logging.getLogger(__name__)
@@ -35,6 +37,7 @@ def build_engine(
         model = resolve(config, start)
     started = (cuda_runner if model.device.type == "cuda" else cpu_runner)(config, model, start)
     eos_ids = read_eos_ids(model.folder) if model.folder else model.spec.eos_ids
+    answer_id = _answer_id(config, model)
     core = EngineCore(
         started.runner,
         batcher=config.batcher,
@@ -47,7 +50,8 @@ def build_engine(
         ),
         buckets=started.buckets,
         overlap=config.runner.overlap != Overlap.off,
-        answer_id=_answer_id(config, model),
+        answer_id=answer_id,
+        grammars=_grammars(config, model, eos_ids, answer_id),
     )
     _say_budgets(config, core, start)
     start.finish()
@@ -63,6 +67,19 @@ def _answer_id(config: Config, model: Model) -> int | None:
     if model.folder is None and config.model.tokenizer is None:
         return None
     return read_answer_id(tokenizer_folder(config.model))
+
+
+def _grammars(
+    config: Config, model: Model, eos_ids: tuple[int, ...], answer_id: int | None
+) -> Grammars:
+    if model.folder is None and config.model.tokenizer is None:
+        return Grammars()
+    path = tokenizer_folder(config.model) / "tokenizer.json"
+    return Grammars(
+        GrammarCompiler(path, model.spec.vocab_size, eos_ids, answer_id=answer_id)
+        if path.is_file()
+        else None
+    )
 
 
 def _say_budgets(config: Config, core: EngineCore, start: Startup) -> None:

@@ -15,6 +15,22 @@ def refusals(request: Request, error: RequestError) -> list[TokenEvent]:
     ]
 
 
+def aborted(request: Request) -> list[TokenEvent]:
+    """The same for one that its client has given up before it was queued."""
+    return [TokenEvent(request.uid, index, [], "abort") for index in range(request.params.n)]
+
+
+def end_of(seq: Sequence, sampled: Sampled) -> tuple[FinishReason | None, int | None]:
+    """Why ``sampled``, the last token of ``seq`` now, ends it, if it does; and the stop token.
+    Where a grammar has nothing more to say, ``min_tokens`` cannot help it."""
+    num_output = seq.num_output
+    if sampled.token_id in seq.stop_ids and num_output >= seq.params.min_tokens:
+        return "stop", sampled.token_id
+    if sampled.ends == "stop":
+        return "stop", None
+    return ("length", None) if num_output >= seq.max_tokens else (None, None)
+
+
 def token_event(
     seq: Sequence,
     sampled: Sampled,
@@ -42,6 +58,7 @@ def last_event(
     now_s: float,
     refusal: Refusal | None = None,
     embedding: bytes | None = None,
+    error: str | None = None,
 ) -> TokenEvent:
     """The end of a sequence that ends without another token."""
     return TokenEvent(
@@ -51,7 +68,7 @@ def last_event(
         reason,
         num_cached_tokens=seq.num_cached_tokens,
         timings=timings_of(seq, now_s),
-        error=None if refusal is None else str(refusal),
+        error=error if refusal is None else str(refusal),
         refusal=refusal,
         embedding=embedding,
     )

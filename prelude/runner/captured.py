@@ -22,6 +22,7 @@ from prelude.kernels.sampling_static import filtered_static
 from prelude.models.decoder import Decoder
 from prelude.runner.captured_prices import PriceList
 from prelude.runner.captured_programs import AttentionPlanner, Programs
+from prelude.runner.device_masks import MatchedToken
 from prelude.runner.device_slots import DeviceSlots, Draw
 from prelude.runner.embeddings import embedding_rows, embeddings, gather
 from prelude.runner.static_inputs import pack, shapes_of
@@ -70,6 +71,7 @@ class _Running:
     logprobs: Callable[[], Results] | None
     prompts: tuple[_Scores, ...]
     embedded: _Embedded | None
+    matched: dict[int, MatchedToken]
 
 
 class CapturedRunner:
@@ -171,13 +173,16 @@ class CapturedRunner:
         self._programs.forward(shape, packed, is_declared)
         samples = any(row.samples for row in launch.rows)
         if samples:
+            self._slots.masks.prepare(launch)
             self._programs.sample(shape, launch.key.mode, is_declared)
         num = len(launch.rows)
         ids = self._queue.fetch(lambda: (self._programs.ids[:num],))
         logprobs = self._logprobs(launch) if samples else None
         prompts = tuple(self._scores(launch))
         embedded = self._embedded(launch)
-        return _Running(launch, start, self._queue.mark(), ids, logprobs, prompts, embedded)
+        end = self._queue.mark()
+        matched = self._slots.masks.sampled(launch, ids, end)
+        return _Running(launch, start, end, ids, logprobs, prompts, embedded, matched)
 
     def _admit(self, row: Row) -> SlotAdmit:
         admit = self._slots.admits[row.slot]
@@ -231,11 +236,12 @@ class CapturedRunner:
         for i, (row, token) in enumerate(zip(part.launch.rows, ids, strict=True)):
             if not row.samples:
                 continue
+            ends = part.matched[i].settle() if i in part.matched else None
             if scores is None:
-                yield Sampled(row.seq_id, token)
+                yield Sampled(row.seq_id, token, ends=ends)
             else:
                 own, top_ids, top = scores
-                yield Sampled(row.seq_id, token, own[i], tuple(top_ids[i]), tuple(top[i]))
+                yield Sampled(row.seq_id, token, own[i], tuple(top_ids[i]), tuple(top[i]), ends)
 
 
 def _embeddings(part: _Running) -> list[Embedding]:

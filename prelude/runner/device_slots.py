@@ -14,6 +14,7 @@ from torch import Tensor
 from prelude.graphs.queue import DeviceQueue
 from prelude.kernels import sampling
 from prelude.kernels.sampling_static import filtered_static
+from prelude.runner.device_masks import DeviceMasks, restrict
 from prelude.runner.slots import base_bias, bias_of
 from prelude.types.plan import BlockGrant, SlotAdmit
 from prelude.types.request import SampleMode
@@ -36,7 +37,8 @@ class DeviceSlots:
 
     On the device: ``last`` int32 [slots + 1], ``tables`` int32 [slots + 1, width], sampling
     parameters, and the penalties' state [slots + 1, vocab]. On the host: ``host_tables`` and
-    ``admits``. ``draw`` is ``sampling.filtered`` without a look at the data.
+    ``admits``. ``masks`` are those of constrained answers. ``draw`` is ``sampling.filtered``
+    without a look at the data.
     """
 
     def __init__(
@@ -61,6 +63,7 @@ class DeviceSlots:
         self.tables = ints(rows, width)
         self.host_tables = np.zeros((rows, width), dtype=np.int32)
         self.admits: list[SlotAdmit | None] = [None] * num_slots
+        self.masks = DeviceMasks(num_slots, vocab_size, queue)
         self._seeds = torch.zeros(rows, dtype=torch.int64, device=device)
         self._ints = ints(rows, len(_INTS))
         self._ends = ints(rows, MAX_ENDS)
@@ -84,6 +87,7 @@ class DeviceSlots:
         num = len(admits)
         for admit in admits:
             self.admits[admit.slot] = admit
+        self.masks.admit(admits)
         self._queue.upload(self._landing_ints[:num], np.stack([_int_row(a) for a in admits]))
         self._queue.upload(
             self._landing_seeds[:num], np.array([a.seed for a in admits], dtype=np.int64)
@@ -159,7 +163,8 @@ class DeviceSlots:
         )
 
     def _adjusted(self, logits: Tensor, slots: Tensor, index: Tensor) -> Tensor:
-        """Penalties and bias; ids that would end the sequence are forbidden below min_tokens."""
+        """Penalties and bias; ids that would end the sequence are forbidden below min_tokens, and
+        what a constraint does not allow."""
         floats = self._floats[slots]
         scores = sampling.penalize(
             logits,
@@ -173,7 +178,7 @@ class DeviceSlots:
         ends = self._ends[slots].long()
         too_early = index < self._ints[slots, 2]
         forbidden = scores.gather(1, ends).masked_fill(too_early[:, None], -torch.inf)
-        return scores.scatter(1, ends, forbidden)
+        return restrict(scores.scatter(1, ends, forbidden), logits, self.masks.bits[slots])
 
     def _reset_penalties(self, admit: SlotAdmit) -> None:
         slot, split = admit.slot, admit.num_prompt

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from prelude.runner.masks import nearest
 from prelude.types.plan import (
     Embedding,
     Launch,
@@ -154,8 +155,12 @@ class FakeRunner:
     def _sample(self, row: Row) -> Sampled:
         context = self._context(row)
         token = self.model(context) if self.model else next_token(context, self.vocab_size)
+        if (matcher := self._admits[row.slot].matcher) is not None:
+            token = nearest(matcher, token, self.vocab_size)
+            matcher.accept(token)
         self._last[row.slot] = token
-        return Sampled(row.seq_id, token, -1.0, (token,), (-1.0,))
+        ends = matcher.ended if matcher else None
+        return Sampled(row.seq_id, token, -1.0, (token,), (-1.0,), ends)
 
     def _score(self, row: Row) -> PromptLogprobs | None:
         """Of the fake model every prompt token's logprob is minus its position."""

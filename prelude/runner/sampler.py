@@ -8,7 +8,9 @@ from torch import Tensor
 
 from prelude.kernels import sampling
 from prelude.runner.inputs import LaunchInputs
+from prelude.runner.masks import fill, unpack
 from prelude.runner.slots import Slots
+from prelude.types.constraint import MatchEnd, Matcher
 from prelude.types.plan import Launch, PromptLogprobs, Row, Sampled
 
 _LOGPROB_ROWS = 64
@@ -17,17 +19,26 @@ _LOGPROB_ROWS = 64
 def sample(launch: Launch, inputs: LaunchInputs, logits: Tensor, slots: Slots) -> list[Sampled]:
     """logits float32 [sampled rows, vocab], in the order of ``inputs.sample_rows``."""
     rows = [launch.rows[i] for i in inputs.sample_rows]
-    scores = _adjusted(rows, inputs, logits, slots) if launch.key.mode == "full" else logits
+    is_full = launch.key.mode == "full"
+    scores = _adjusted(rows, inputs, logits, slots) if is_full else logits
+    matchers = _matchers(rows, slots) if is_full else {}
+    if matchers:
+        scores = _restricted(scores, logits, matchers)
     ids = sampling.greedy(scores) if launch.key.mode == "greedy" else _draw(rows, scores, slots)
     slots.sampled(inputs.sample_slots, ids)
+    tokens = ids.tolist()
+    for i, matcher in matchers.items():
+        matcher.accept(tokens[i])
     wanted = [
         slots.params(row.slot).logprobs or 0
         for row in rows
-        if launch.key.mode == "full" and slots.params(row.slot).logprobs is not None
+        if is_full and slots.params(row.slot).logprobs is not None
     ]
+    ends = [matchers[i].ended if i in matchers else None for i in range(len(rows))]
     if not wanted:
-        return [Sampled(row.seq_id, token) for row, token in zip(rows, ids.tolist(), strict=True)]
-    return _with_logprobs(rows, logits, ids, max(wanted))
+        parts = zip(rows, tokens, ends, strict=True)
+        return [Sampled(row.seq_id, token, ends=end) for row, token, end in parts]
+    return _with_logprobs(rows, logits, ids, max(wanted), ends)
 
 
 def prompt_logprobs(
@@ -109,17 +120,38 @@ def _adjusted(rows: list[Row], inputs: LaunchInputs, logits: Tensor, slots: Slot
     return sampling.forbid(logits, pairs[:, 0], pairs[:, 1])
 
 
+def _matchers(rows: list[Row], slots: Slots) -> dict[int, Matcher]:
+    """Of the rows that are constrained."""
+    admits = [slots.admits[row.slot] for row in rows]
+    return {i: admit.matcher for i, admit in enumerate(admits) if admit and admit.matcher}
+
+
+def _restricted(scores: Tensor, logits: Tensor, matchers: dict[int, Matcher]) -> Tensor:
+    """Scores with -inf for what the matchers of some rows do not allow. Where that leaves nothing
+    of a row, for something else forbids the rest, its logits count."""
+    vocab_size = logits.shape[1]
+    allowed = unpack(fill(list(matchers.values()), vocab_size), vocab_size)
+    scores = scores.clone() if scores is logits else scores
+    for i, flags in zip(matchers, torch.from_numpy(~allowed).to(logits.device), strict=True):
+        own = scores[i].masked_fill_(flags, -torch.inf)
+        if not bool((own > -torch.inf).any()):
+            own.copy_(logits[i].masked_fill(flags, -torch.inf))
+    return scores
+
+
 def _ends(row: Row, slots: Slots) -> tuple[int, ...]:
     admit = slots.admits[row.slot]
     assert admit is not None
     return admit.eos_ids
 
 
-def _with_logprobs(rows: list[Row], logits: Tensor, ids: Tensor, count: int) -> list[Sampled]:
+def _with_logprobs(
+    rows: list[Row], logits: Tensor, ids: Tensor, count: int, ends: list[MatchEnd | None]
+) -> list[Sampled]:
     own, top_ids, top = (part.tolist() for part in sampling.logprobs(logits, ids, count))
     return [
-        Sampled(row.seq_id, token, logprob, tuple(tops), tuple(values))
-        for row, token, logprob, tops, values in zip(
-            rows, ids.tolist(), own, top_ids, top, strict=True
+        Sampled(row.seq_id, token, logprob, tuple(tops), tuple(values), end)
+        for row, token, logprob, tops, values, end in zip(
+            rows, ids.tolist(), own, top_ids, top, ends, strict=True
         )
     ]

@@ -10,6 +10,7 @@ from typing import Literal, NamedTuple
 
 import msgspec
 
+from prelude.types.constraint import MatchEnd, Matcher
 from prelude.types.request import SampleMode, SamplingParams
 
 LaunchKind = Literal["decode", "prefill", "verify"]
@@ -59,7 +60,8 @@ class SlotAdmit:
     ``seed`` is already resolved. ``token_ids`` are prompt and output so far, which penalties and
     resumed sequences need; ``num_prompt`` splits them. ``eos_ids`` are the tokens that
     ``min_tokens`` forbids. ``scores_prompt`` asks for the prompt's logprobs, ``embeds`` for its
-    embedding instead of an answer.
+    embedding instead of an answer. ``matcher`` says which tokens it may have, and is told what it
+    gets.
     """
 
     slot: int
@@ -71,6 +73,7 @@ class SlotAdmit:
     eos_ids: tuple[int, ...]
     scores_prompt: bool = False
     embeds: bool = False
+    matcher: Matcher | None = None
 
 
 class BlockGrant(msgspec.Struct, frozen=True, gc=False):
@@ -130,13 +133,15 @@ class Plan:
 
 
 class Sampled(msgspec.Struct, frozen=True, gc=False):
-    """One sampled token of one sequence, with logprobs where they were asked for."""
+    """One sampled token of one sequence, with logprobs where they were asked for. ``ends`` says
+    that its matcher has come to an end with it."""
 
     seq_id: int
     token_id: int
     logprob: float | None = None
     top_ids: tuple[int, ...] = ()
     top_logprobs: tuple[float, ...] = ()
+    ends: MatchEnd | None = None
 
 
 @dataclass(frozen=True, slots=True)
