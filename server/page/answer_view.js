@@ -16,7 +16,7 @@ export class AnswerView {
     this.label = label;
     this.actions = actions;
     this.showsTokens = answer.tokens.length > 0;
-    this.root = h("section", { class: "answer", "aria-label": label ? `Answer ${label}` : "Answer" });
+    this.root = h("div", { class: "answer", role: "group", "aria-label": label ? `Answer ${label}` : "Answer" });
     this.lane = h("p", { class: "lane" });
     this.body = h("div", { class: "body" });
     this.text = h("div", { class: "text" });

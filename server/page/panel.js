@@ -38,7 +38,7 @@ export class Panel {
   compare(isOn) {
     if (isOn) this.settings.b ??= { ...this.settings.a };
     this.bar.hidden = !isOn;
-    isOn ? this.form.setAttribute("role", "tabpanel") : this.form.removeAttribute("role");
+    this.isComparing = isOn;
     this.choose(isOn ? "b" : "a");
   }
 
@@ -58,7 +58,10 @@ export class Panel {
       this.tabs[n].setAttribute("aria-selected", String(lane === this.lane));
       this.tabs[n].tabIndex = lane === this.lane ? 0 : -1;
     });
-    this.form.setAttribute("aria-labelledby", `tab-${this.lane}`);
+    const panel = { role: "tabpanel", "aria-labelledby": `tab-${this.lane}` };
+    for (const [name, value] of Object.entries(panel)) {
+      this.isComparing ? this.form.setAttribute(name, value) : this.form.removeAttribute(name);
+    }
     this.same.hidden = this.lane === "a";
     for (const { name } of FIELDS) this.fields.get(name).show(this.current[name]);
     this.showWhen();

@@ -41,7 +41,8 @@ export class TokenView {
   constructor(target, label) {
     this.target = target;
     this.tokens = [];
-    target.setAttribute("role", "group");
+    target.setAttribute("role", "listbox");
+    target.setAttribute("aria-orientation", "horizontal");
     target.setAttribute("aria-label", `${label}, token by token. Arrow keys read the probabilities.`);
     target.addEventListener("pointerover", ({ target: over }) => this.open(over));
     target.addEventListener("pointerleave", () => this.close());
@@ -59,7 +60,9 @@ export class TokenView {
     const [text, logprob] = this.tokens[n], probability = Math.exp(logprob);
     // a token that is nothing but a new line needs something to point at
     const shown = /^\n+$/.test(text) ? `↵${text}` : text;
-    const made = h("span", { class: `token ${levelOf(probability)}`, tabindex: n ? "-1" : "0", "data-n": n }, shown);
+    const made = h("span", {
+      class: `token ${levelOf(probability)}`, role: "option", "aria-selected": "false", tabindex: n ? "-1" : "0", "data-n": n,
+    }, shown);
     made.setAttribute("aria-label", `${named(text)}, ${percent(probability)}`);
     return made;
   }
