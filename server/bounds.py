@@ -4,6 +4,7 @@ Whatever a schema or a conversation costs later is bounded by its size here: tem
 checkpoint's own, so what they take grows with the messages alone.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -19,6 +20,7 @@ _STOP_KIB = 16.0
 _TOOLS_TO_SCHEMA = 16  # tools have one schema each, and few of them are long
 _MESSAGES = ("messages", "input")
 _STOPS = ("stop", "stop_sequences")
+_OBJECTS = re.compile(rb"\[\s*\{")  # not the token ids that an input of embeddings may be
 # In whichever words a client sends them.
 _SCHEMAS = (
     "grammar",
@@ -78,7 +80,7 @@ def _check_nesting(body: bytes) -> None:
 
 def _check_count(fields: Mapping[str, msgspec.Raw], name: str, most: int) -> None:
     raw = bytes(fields.get(name, b""))
-    if len(raw) <= most or not raw.startswith(b"["):
+    if len(raw) <= most or not _OBJECTS.match(raw):
         return
     count = len(msgspec.json.decode(raw, type=list[msgspec.Raw]))
     if count > most:

@@ -65,6 +65,11 @@ def test_the_defaults_pass() -> None:
         ("server.ping_s", [0.1], [0.0]),
         ("server.send_timeout_s", [0.1], [0.0]),
         ("server.max_body_mib", [0.1], [0.0]),
+        ("server.limits.requests_per_min", [None, 1], [0, -1]),
+        ("server.limits.max_cost_ms", [None, 0.5], [0.0]),
+        ("server.limits.max_connections", [1], [0]),
+        ("server.limits.read_timeout_s", [0.1], [0.0]),
+        ("server.admin.port", [None, 0, 9001], [-1, 65536, 8000]),
     ],
 )
 def test_ranges(name: str, good: list[Any], bad: list[Any]) -> None:
@@ -81,6 +86,18 @@ def test_the_pools_size_is_said_once() -> None:
     assert refusal(config) == (
         "cache.num_blocks and cache.memory_gib: both set; set at most one of them"
     )
+
+
+def test_origins_are_origins() -> None:
+    check_config(changed("server.cors.origins", ["https://a.example", "http://b:1", "*"]))
+    for bad in ("a.example", "https://a.example/", "ftp://a", ""):
+        assert "such as https://chat.example.com" in refusal(changed("server.cors.origins", [bad]))
+
+
+def test_a_certificate_has_its_key() -> None:
+    config = changed("server.tls.cert", "cert.pem")
+    assert refusal(config) == "server.tls.cert and server.tls.key: set both or neither"
+    check_config(changed("server.tls.key", "key.pem", config))
 
 
 def test_a_chunk_fits_into_a_step() -> None:
