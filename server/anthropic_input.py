@@ -151,7 +151,7 @@ def _choice(choice: dict[str, Any] | None) -> tuple[Any, bool | None]:
     if kind == "tool":
         name = string(choice, "name", "tool_choice")
         return {"type": "function", "function": {"name": name}}, is_parallel
-    if kind not in _CHOICES:
+    if not isinstance(kind, str) or kind not in _CHOICES:
         raise invalid("tool_choice.type", "must be auto, any, tool or none")
     return _CHOICES[kind], is_parallel
 
