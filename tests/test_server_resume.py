@@ -304,7 +304,7 @@ async def test_a_lost_stream_learns_that_its_engine_died() -> None:
 @pytest.mark.parametrize("event_id", ["", "1", "x" * 22 + "-1", "ä", "x" * 1000])
 async def test_ids_that_are_nobodys(event_id: str) -> None:
     async with scripted() as (server, transport):
-        headers = {"last-event-id": event_id.encode()}
+        headers = [(b"last-event-id", event_id.encode())]
         response = await server.http.post(CHAT, json=HI, headers=headers)
         assert response.status_code == 404
         assert response.json()["error"]["param"] == "Last-Event-ID"

@@ -81,15 +81,18 @@ def _load(base_url: str, num_tokens: int, max_s: float) -> ServeBenchConfig:
 
 @contextlib.contextmanager
 def running_server(
-    arguments: Sequence[str], start_timeout_s: float = START_TIMEOUT_S
+    arguments: Sequence[str],
+    start_timeout_s: float = START_TIMEOUT_S,
+    module: Sequence[str] = ("prelude", "serve"),
 ) -> Iterator[tuple[str, int]]:
-    """``prelude serve ARGUMENTS`` on a free loopback port: its base address and process id.
+    """``prelude serve ARGUMENTS``, or what another ``module`` makes of them, on a free loopback
+    port: its base address and process id.
 
     Leaves when the server accepts requests; ends it on the way out. Raises ``RuntimeError``.
     """
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "prelude", "serve", f"server.port={port}", *arguments]
+    command = [sys.executable, "-m", *module, f"server.port={port}", *arguments]
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "log"
         with log.open("wb") as out:

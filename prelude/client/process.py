@@ -45,10 +45,11 @@ class ProcessTransport:
         self._push = self._context.socket(zmq.PUSH)
         self._push.set_hwm(0)
         self._push.connect(to_engine)  # messages queue from now on; the engine binds
-        pull = self._context.socket(zmq.PULL)
-        pull.set_hwm(0)
-        pull.bind(self._from_engine)
-        self._pull = zmq.asyncio.Socket.from_socket(pull)
+        # Not from_socket: the plain socket behind it would, when collected after this is closed,
+        # close whatever has its address by then, such as the next engine's.
+        self._pull = zmq.asyncio.Socket(self._context, zmq.PULL)
+        self._pull.set_hwm(0)
+        self._pull.bind(self._from_engine)
         self._process = mp.get_context("spawn").Process(
             target=main, args=(config, to_engine, self._from_engine), name="prelude-engine"
         )
