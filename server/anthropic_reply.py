@@ -39,8 +39,9 @@ class AnthropicReply:
 
     def opening(self) -> bytes:
         usage = usage_body(self._generation.usage())
-        message = {**self._head, "content": [], "stop_reason": None, "stop_sequence": None}
-        return _event("message_start", {"message": {**message, "usage": usage}}) + _PING
+        message: dict[str, Any] = {**self._head, "content": [], "usage": usage}
+        message |= {"stop_reason": None, "stop_sequence": None}
+        return _event("message_start", {"message": message}) + _PING
 
     def delta(self, delta: MessageDelta) -> bytes:
         return self._parts.feed(delta)

@@ -42,15 +42,12 @@ async def test_a_response_thinks_speaks_and_calls() -> None:
         last = final.output[-1]
         assert last.type == "function_call"
         assert last.arguments == ARGUMENTS
-        again = await client.responses.create(
-            model="test-model",
-            tools=[FUNCTION],
-            input=[
-                {"role": "user", "content": "Paris?"},
-                *[item.model_dump(exclude_none=True) for item in made.output],
-                {"type": "function_call_output", "call_id": call.call_id, "output": "Rain"},
-            ],
-        )
+        items: Any = [
+            {"role": "user", "content": "Paris?"},
+            *[item.model_dump(exclude_none=True) for item in made.output],
+            {"type": "function_call_output", "call_id": call.call_id, "output": "Rain"},
+        ]
+        again = await client.responses.create(model="test-model", tools=[FUNCTION], input=items)
         assert again.usage is not None
         assert again.usage.input_tokens > made.usage.input_tokens
         assert said.type == "message"

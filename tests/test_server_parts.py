@@ -13,7 +13,7 @@ from prelude.server.errors import ApiError
 from prelude.server.generation import Usage
 from prelude.server.parts import Part, parts_of
 from prelude.server.responses_reply import ResponsesReply
-from prelude.text.message import MessageDelta, ToolCallDelta
+from prelude.text.message import ChatFinish, MessageDelta, ToolCallDelta
 
 
 @dataclass
@@ -42,7 +42,8 @@ def answers(draw: st.DrawFn) -> list[MessageDelta]:
             deltas += [ToolCallDelta(num_calls, arguments=piece) for piece in arguments]
             num_calls += 1
         found.append(MessageDelta(0, content, reasoning, tuple(deltas)))
-    reason = draw(st.sampled_from(["stop", "length", "tool_calls"]))
+    reasons: list[ChatFinish] = ["stop", "length", "tool_calls"]
+    reason = draw(st.sampled_from(reasons))
     return [*found, MessageDelta(0, finish_reason=reason)]
 
 

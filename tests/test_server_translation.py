@@ -1,5 +1,6 @@
 """Bodies of other APIs as the chat completions that answer them."""
 
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -247,15 +248,15 @@ objects = st.dictionaries(
 def test_any_objects_are_read_or_refused(
     items: list[dict[str, Any]], tools: list[dict[str, Any]], choice: dict[str, Any]
 ) -> None:
-    bodies: list[Any] = [
-        ResponsesRequest(input=items, tools=tools, tool_choice=choice),
-        CountTokensRequest(messages=items, tools=tools, tool_choice=choice),
+    response = ResponsesRequest(input=items, tools=tools, tool_choice=choice)
+    message = CountTokensRequest(messages=items, tools=tools, tool_choice=choice)
+    readers: list[Callable[[], ChatRequest]] = [
+        lambda: responses_input.chat_request(response),
+        lambda: anthropic_input.chat_request(message),
     ]
-    for body, read in zip(
-        bodies, (responses_input.chat_request, anthropic_input.chat_request), strict=True
-    ):
+    for read in readers:
         try:
-            found = read(body)
+            found = read()
         except ApiError as error:
             assert error.status == 400
         else:
