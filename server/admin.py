@@ -68,7 +68,7 @@ async def keys(request: Request) -> Response:
     """Who has used what since the start, and what is open now; anonymous use is named ''."""
     services = services_of(request)
     limits = services.limits
-    names = sorted({*services.keyring.names(), *limits.usage})
+    names = sorted({*services.keyring.names(), *limits.names()})
     rows = [{"name": name, **limits.report(name)} for name in names]
     return JSONResponse({"keys": rows})
 

@@ -8,7 +8,7 @@ import base64
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Send
 from starlette.types import Scope as ASGIScope
 
@@ -59,7 +59,11 @@ class AuthMiddleware:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message).update(ticket.headers())
+                told = ticket.headers().items()
+                message["headers"] = [
+                    *message.get("headers", ()),
+                    *((name.encode(), value.encode()) for name, value in told),
+                ]
             await send(message)
 
         try:
@@ -79,8 +83,9 @@ class AuthMiddleware:
                 raise forbidden(f"the API key {principal.name} lacks the scope {needed!r}")
         is_new = scope["method"] == "POST" and "last-event-id" not in headers
         counts = is_new and needed_scope(path) == "infer"
-        ticket = door.limits.open(principal, counts=counts)
-        scope.setdefault("state", {}).update(principal=principal, ticket=ticket)
+        state = scope.setdefault("state", {})
+        state["principal"] = principal
+        state["ticket"] = ticket = door.limits.open(principal, counts=counts)
         return ticket
 
     async def _principal(self, scope: ASGIScope, headers: Headers) -> Principal:

@@ -72,6 +72,10 @@ class Limits:
             ticket.enter()
         return ticket
 
+    def names(self) -> list[str]:
+        """Of those who have used anything."""
+        return [name for name, usage in self.usage.items() if usage != Usage()]
+
     def report(self, name: str) -> dict[str, object]:
         """What key ``name`` has used since the server started, has open, and has left now."""
         usage, account = self.usage.get(name, Usage()), self._accounts.get(name)

@@ -154,6 +154,11 @@ async def test_what_keys_have_used(tmp_path: Path) -> None:
         assert rows[0]["prompt_tokens"] > 0
         assert rows[0]["x-ratelimit-limit-requests"] == "60"
         assert rows[1]["requests"] == 0
+    async with serving() as server:
+        await server.chat()
+        async with in_process(admin_of(server)) as admin:
+            rows = (await admin.get("/admin/keys")).json()["keys"]
+        assert [(row["name"], row["requests"]) for row in rows] == [("", 1)]
 
 
 async def test_the_port_answers_until_the_other_has_drained() -> None:
