@@ -55,12 +55,13 @@ bench: .venv/.dev ## time the engine's steps against the machine's floor
 demo-train: .venv/.dev ## train the demo model again; resumes from runs/demo
 	$(BIN)/python -m benchmarks.demo.train runs/demo $(ARGS)
 
-docs: .venv/.installed ## write the table of keys in docs/configuration.md again
+docs: .venv/.dev ## write the tables in docs/configuration.md and docs/api.md again
 	$(BIN)/prelude config --reference > docs/keys.new
 	awk '/<!-- end of keys -->/ {skip = 0} !skip {print} \
 		/<!-- keys -->/ {skip = 1; while ((getline line < "docs/keys.new") > 0) print line}' \
 		docs/configuration.md > docs/page.new
 	mv docs/page.new docs/configuration.md && rm docs/keys.new
+	$(BIN)/python -m tests.api_page
 
 constraints: .venv/.dev ## pin the versions that .venv has
 	(sed -n '/^#/p' constraints.txt; $(PIP) freeze --exclude-editable | sed 's/+cpu$$//') \

@@ -26,9 +26,10 @@ from prelude.server.reply import respond_whole
 from prelude.server.services import Services, read_body, services_of
 from prelude.text.choice import TextDelta
 from prelude.types.request import SamplingParams
+from prelude.types.wire import EngineInfo
 
-_ONCE = SamplingParams(max_tokens=1, temperature=0.0)
-_RULES = FieldRules(
+EMBED_ONCE = SamplingParams(max_tokens=1, temperature=0.0)
+FIELDS = FieldRules(
     WITHOUT_EFFECT,
     {
         "embed_dtype": ("float32",),
@@ -43,7 +44,7 @@ _RULES = FieldRules(
 async def embeddings(request: Request) -> Response:
     arrival_s = time.monotonic()
     services = services_of(request)
-    body = services.fields.decode(await read_body(request), EmbeddingRequest, _RULES)
+    body = services.fields.decode(await read_body(request), EmbeddingRequest, FIELDS)
     services.check_model(body.model)
     take_id(request, body)
     if body.dimensions is not None and body.dimensions < 1:
@@ -54,7 +55,7 @@ async def embeddings(request: Request) -> Response:
     generation = Generation(
         services,
         prompts,
-        [_ONCE] * len(prompts),
+        [EMBED_ONCE] * len(prompts),
         ticket=request.state.ticket,
         arrival_s=arrival_s,
         continues=True,
@@ -75,8 +76,7 @@ async def prompts_of(
 ) -> list[list[int]]:
     """Token ids of every input. Raises ``ApiError``, also where the model pools in another way."""
     engine = services.engine()
-    if (problem := _pooling_problem(Path(engine.model_path))) is not None:
-        raise ApiError(400, problem, param="model", code="unsupported_model")
+    check_embeds(engine)
     limit, context = services.config.batcher.max_waiting, principal.context(engine.max_len)
     special = body.add_special_tokens is not False
     found = await encode_texts(services.tokenizer, body.input, "input", limit, special=special)
@@ -84,6 +84,12 @@ async def prompts_of(
     for ids in prompts:
         check_fits(len(ids), context, "input")
     return prompts
+
+
+def check_embeds(engine: EngineInfo) -> None:
+    """Raises ``ApiError`` if the model's embeddings are not what they are here."""
+    if (problem := _pooling_problem(Path(engine.model_path))) is not None:
+        raise ApiError(400, problem, param="model", code="unsupported_model")
 
 
 def vector_of(data: bytes, dimensions: int | None, *, normalize: bool) -> "array[float]":
