@@ -1,16 +1,17 @@
 // Markdown's tree as elements. While a text grows, only the blocks that changed are made anew.
 
 import { copyButton, h } from "./dom.js";
-import { parseBlocks } from "./markdown.js";
+import { GrowingBlocks } from "./markdown.js";
 
 export class MarkdownView {
   constructor(target) {
     this.target = target;
+    this.growing = new GrowingBlocks();
     this.sources = [];
   }
 
   show(text) {
-    const blocks = parseBlocks(text);
+    const blocks = this.growing.parse(text);
     let same = 0;
     while (same < blocks.length && this.sources[same] === blocks[same].source) same += 1;
     while (this.target.children.length > same) this.target.lastChild.remove();

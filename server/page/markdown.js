@@ -11,8 +11,28 @@ const DIVIDER = /^ {0,3}\|?(?: *:?-+:? *\|)+(?: *:?-+:?)? *\|?$/;
 
 // Blocks: {kind: "code", lang, text} | {kind: "heading", level, spans} | {kind: "rule"} |
 // {kind: "list", ordered, start, items: [blocks]} | {kind: "quote", blocks} |
-// {kind: "table", rows: [[spans]]} | {kind: "paragraph", spans}. Each has `source`, its own text.
-export const parseBlocks = (text) => blocksOf(text.replaceAll("\t", "    ").split(/\r\n|\n|\r/), 0);
+// {kind: "table", rows: [[spans]]} | {kind: "paragraph", spans}. Each has `source`, its own text,
+// and `line`, where it begins.
+export const parseBlocks = (text) => blocksOf(linesOf(text), 0);
+
+const linesOf = (text) => text.replaceAll("\t", "    ").split(/\r\n|\n|\r/);
+
+// The blocks of a text that grows. Only the last two are parsed again: what its last line is may
+// change with every character, and with it whether the line belongs to the block before.
+export class GrowingBlocks {
+  constructor() {
+    Object.assign(this, { text: "", kept: [], line: 0 });
+  }
+
+  parse(text) {
+    if (!text.startsWith(this.text)) Object.assign(this, { kept: [], line: 0 });
+    this.text = text;
+    const found = blocksOf(linesOf(text).slice(this.line), 0), open = found.splice(-2);
+    this.kept.push(...found);
+    if (found.length) this.line += open[0].line;
+    return [...this.kept, ...open];
+  }
+}
 
 function blocksOf(lines, depth) {
   const blocks = [];
@@ -20,7 +40,7 @@ function blocksOf(lines, depth) {
   while (at < lines.length) {
     if (!lines[at].trim()) { at += 1; continue; }
     const [block, end] = blockAt(lines, at, depth);
-    blocks.push({ ...block, source: lines.slice(at, end).join("\n") });
+    blocks.push({ ...block, source: lines.slice(at, end).join("\n"), line: at });
     at = end;
   }
   return blocks;

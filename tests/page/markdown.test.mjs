@@ -3,10 +3,10 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { parseBlocks, parseSpans } from "./page/markdown.js";
+import { GrowingBlocks, parseBlocks, parseSpans } from "./page/markdown.js";
 
 const text = (value) => ({ kind: "text", text: value });
-const bare = ({ source, ...block }) => ({
+const bare = ({ source, line, ...block }) => ({
   ...block,
   ...(block.items ? { items: block.items.map((item) => item.map(bare)) } : {}),
   ...(block.blocks ? { blocks: block.blocks.map(bare) } : {}),
@@ -79,6 +79,16 @@ test("links go to the web only", () => {
   }
 });
 
+const PIECES = ["a", "b c", "**", "*", "_", "`", "```", "\n", "\n\n", "- ", "1. ", "> ", "# ", "| ", "|---|", "[d](", ")", "  ", "\\", "---"];
+
+// Texts of such pieces, the same ones every time.
+function* texts(count) {
+  let seed = 1;
+  const random = () => (seed = (seed * 48271) % 2147483647) / 2147483647;
+  const piece = () => PIECES[Math.floor(random() * PIECES.length)];
+  for (let n = 0; n < count; n += 1) yield Array.from({ length: 1 + random() * 14 }, piece);
+}
+
 // Every character of the text, in order, without the marks.
 const letters = (value) => value.replace(/[^a-z]/g, "");
 const textOf = (node) => {
@@ -89,11 +99,8 @@ const textOf = (node) => {
 };
 
 test("no letter is lost or doubled, whatever is written and wherever it breaks off", () => {
-  const pieces = ["a", "b c", "**", "*", "_", "`", "```", "\n", "\n\n", "- ", "1. ", "> ", "# ", "| ", "|---|", "[d](", ")", "  ", "\\", "---"];
-  let seed = 1;
-  const random = () => (seed = (seed * 48271) % 2147483647) / 2147483647;
-  for (let round = 0; round < 3000; round += 1) {
-    const source = Array.from({ length: 1 + random() * 14 }, () => pieces[Math.floor(random() * pieces.length)]).join("");
+  for (const pieces of texts(3000)) {
+    const source = pieces.join("");
     assert.equal(letters(textOf(parseBlocks(source))), letters(source), JSON.stringify(source));
   }
 });
@@ -104,12 +111,14 @@ test("neither depth nor length is a way to hang the page", () => {
   parseBlocks(Array.from({ length: 2000 }, (_, n) => `${"  ".repeat(n)}- x`).join("\n"));
 });
 
-test("blocks before the last keep their source while a text grows", () => {
-  const whole = "# a\n\nb **c**\n\n- d\n- e\n\n```\nf\n```\n\ng";
-  let before = [];
-  for (let end = 1; end <= whole.length; end += 1) {
-    const found = parseBlocks(whole.slice(0, end)).map((block) => block.source);
-    assert.deepEqual(found.slice(0, Math.max(before.length - 1, 0)), before.slice(0, -1));
-    before = found;
+test("a text that grows has the same blocks as one that is whole", () => {
+  for (const pieces of texts(2000)) {
+    const growing = new GrowingBlocks();
+    let text = "";
+    for (const piece of pieces) {
+      text += piece;
+      assert.deepEqual(growing.parse(text).map(bare), blocks(text), JSON.stringify(text));
+    }
+    assert.deepEqual(growing.parse("other").map(bare), blocks("other"));
   }
 });
