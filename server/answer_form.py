@@ -7,6 +7,7 @@ import msgspec
 
 from prelude.server.dialect import Dialect
 from prelude.server.protocol import ChatRequest
+from prelude.server.structured import reasoned
 from prelude.server.tools import ToolUse, tool_use
 from prelude.text.parsing.answer import AnswerParser
 from prelude.text.parsing.reasoning import END, START
@@ -44,10 +45,10 @@ class AnswerForm:
         where a tool must be called, and comes first where one may be."""
         tools = self.tools
         if tools is None or (params.constraint is not None and not tools.must_call):
-            return params
+            return reasoned(params, self.is_open)
         constraint = self.dialect.constraint(tools, self.is_open)
         if constraint is None:
-            return params
+            return reasoned(params, self.is_open)
         return msgspec.structs.replace(params, constraint=constraint)
 
     def parsers(self, num: int) -> list[AnswerParser]:

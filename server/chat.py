@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from starlette.requests import Request
 from starlette.responses import Response
 
+from prelude.server.answer_bound import bounded
 from prelude.server.answer_form import AnswerForm
 from prelude.server.chat_reply import ChatReply
 from prelude.server.extras import Extras, check_extras
@@ -87,6 +88,6 @@ async def begin_chat(
         continues=bool(body.continue_final_message),
         shown_ids=form.shown_ids,
         cache_salt=body.cache_salt or "",
-        hints=hints,
+        hints=bounded(hints, params),
     )
     return ChatTurn(generation, form.parsers(params.n))

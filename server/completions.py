@@ -8,6 +8,7 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
+from prelude.server.answer_bound import bounded
 from prelude.server.echo import Echo
 from prelude.server.extras import Extras, check_extras
 from prelude.server.generation import Generation
@@ -52,7 +53,7 @@ async def completions(request: Request) -> Response:
         arrival_s=arrival_s,
         continues=True,
         cache_salt=body.cache_salt or "",
-        hints=hints,
+        hints=bounded(hints, params[0]),
         prompt_only=prompt_only,
     )
     envelope = Envelope.make(request, services, "cmpl", "text_completion", "text_completion")

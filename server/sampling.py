@@ -3,6 +3,7 @@
 from prelude.models.sampling_defaults import DEFAULTED, SamplingDefaults
 from prelude.server.errors import ApiError, from_value_error, invalid
 from prelude.server.protocol import ChatRequest, CompletionRequest, GenerationFields
+from prelude.server.structured import constraint_of
 from prelude.types.request import MAX_TOP_LOGPROBS, SamplingParams
 
 _MAX_STOPS = 32  # every one is searched for in every token's text, on the event loop
@@ -34,6 +35,7 @@ def sampling_params(
     values["logprobs"] = _logprobs(fields)
     values["allowed_token_ids"] = tuple(fields.allowed_token_ids or ())
     values["prompt_logprobs"] = _prompt_logprobs(fields)
+    values["constraint"] = constraint_of(fields)
     try:
         return SamplingParams(**{name: v for name, v in values.items() if v is not None})
     except ValueError as error:
@@ -57,6 +59,8 @@ def _max_tokens(fields: GenerationFields, defaults: SamplingDefaults, room: int)
         return 1  # only the prompt is wanted; the one token is not shown
     if value < 1:
         raise invalid(name, "must be at least 1")
+    if value > room and fields.is_capped_by_context:
+        return room
     if value > room:
         raise ApiError(
             400,

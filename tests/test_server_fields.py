@@ -55,7 +55,7 @@ def test_unsupported_fields_are_refused_unless_they_ask_for_nothing(name: str) -
     [
         ({"best_of": True}, "best_of"),
         ({"use_beam_search": 0}, "use_beam_search"),
-        ({"response_format": {"type": "json_object"}}, "response_format"),
+        ({"response_format": "json_object"}, "response_format"),
         ({"tools": {"type": "function"}}, "tools"),
         ({"tool_choice": ["required"]}, "tool_choice"),
         ({"parallel_tool_calls": 1}, "parallel_tool_calls"),

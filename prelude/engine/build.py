@@ -37,7 +37,6 @@ def build_engine(
         model = resolve(config, start)
     started = (cuda_runner if model.device.type == "cuda" else cpu_runner)(config, model, start)
     eos_ids = read_eos_ids(model.folder) if model.folder else model.spec.eos_ids
-    answer_id = _answer_id(config, model)
     core = EngineCore(
         started.runner,
         batcher=config.batcher,
@@ -50,8 +49,8 @@ def build_engine(
         ),
         buckets=started.buckets,
         overlap=config.runner.overlap != Overlap.off,
-        answer_id=answer_id,
-        grammars=_grammars(config, model, eos_ids, answer_id),
+        answer_id=_answer_id(config, model),
+        grammars=_grammars(config, model, eos_ids),
     )
     _say_budgets(config, core, start)
     start.finish()
@@ -69,17 +68,12 @@ def _answer_id(config: Config, model: Model) -> int | None:
     return read_answer_id(tokenizer_folder(config.model))
 
 
-def _grammars(
-    config: Config, model: Model, eos_ids: tuple[int, ...], answer_id: int | None
-) -> Grammars:
+def _grammars(config: Config, model: Model, eos_ids: tuple[int, ...]) -> Grammars:
     if model.folder is None and config.model.tokenizer is None:
         return Grammars()
     path = tokenizer_folder(config.model) / "tokenizer.json"
-    return Grammars(
-        GrammarCompiler(path, model.spec.vocab_size, eos_ids, answer_id=answer_id)
-        if path.is_file()
-        else None
-    )
+    vocab_size = model.spec.vocab_size
+    return Grammars(GrammarCompiler(path, vocab_size, eos_ids) if path.is_file() else None)
 
 
 def _say_budgets(config: Config, core: EngineCore, start: Startup) -> None:

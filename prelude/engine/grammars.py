@@ -20,7 +20,7 @@ _MOST_HELD = 1024
 class Grammar(Protocol):
     """Compiled; ``matcher`` gives one answer its own."""
 
-    def matcher(self, *, after_reasoning: bool, ignore_eos: bool) -> Matcher: ...
+    def matcher(self, constraint: Constraint, *, ignore_eos: bool) -> Matcher: ...
 
 
 class Compiler(Protocol):
@@ -77,9 +77,7 @@ class Grammars:
         except ConstraintError as error:
             raise RequestError(f"{constraint.field}: {error}") from error
         for seq in group:
-            seq.matcher = grammar.matcher(
-                after_reasoning=constraint.after_reasoning, ignore_eos=params.ignore_eos
-            )
+            seq.matcher = grammar.matcher(constraint, ignore_eos=params.ignore_eos)
 
     def take_ready(self) -> list[Request]:
         """Those that need not wait any longer leave, in the order they came."""

@@ -16,12 +16,14 @@ class Constraint(msgspec.Struct, frozen=True, omit_defaults=True):
     """``text`` is, by ``kind``: nothing ("json": any JSON object), a JSON schema as JSON text, a
     regular expression that the whole answer matches, a JSON list of strings of which it is one,
     a grammar in llguidance's dialect of Lark or in GBNF. ``after_reasoning`` leaves everything free
-    up to and including the model's token that ends reasoning. ``field`` is what the client calls
-    it, for messages."""
+    up to and including the model's token that ends reasoning; with ``may_reason`` that is so if the
+    answer begins with the token that begins it. ``field`` is what the client calls the constraint,
+    for messages."""
 
     kind: ConstraintKind
     text: str = ""
     after_reasoning: bool = False
+    may_reason: bool = False
     field: str = "constraint"
 
 
