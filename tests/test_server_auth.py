@@ -213,9 +213,7 @@ async def test_the_openai_client(tmp_path: Path) -> None:
     async with guarded(tmp_path, *keys) as server:
 
         def client(token: str, **options: Any) -> openai.AsyncOpenAI:
-            transport = httpx.AsyncClient(trust_env=False)
-            url = f"{server.url}/v1"
-            return openai.AsyncOpenAI(base_url=url, api_key=token, http_client=transport, **options)
+            return openai.AsyncOpenAI(base_url=f"{server.url}/v1", api_key=token, **options)
 
         async def ask(who: openai.AsyncOpenAI) -> str | None:
             found = await who.chat.completions.create(

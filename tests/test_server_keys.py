@@ -4,6 +4,7 @@ import os
 import re
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -146,7 +147,8 @@ def test_what_a_file_may_not_say(tmp_path: Path, fields: str, message: str) -> N
 def test_files_are_whole_and_for_their_owner(tmp_path: Path, name: str) -> None:
     path = tmp_path / "below" / name
     now = datetime.now(UTC).replace(microsecond=0)
-    entries = [entry("x", created=now, **{"class": "batch", "tokens_per_min": 9})]
+    fields: dict[str, Any] = {"class": "batch", "tokens_per_min": 9}
+    entries = [entry("x", created=now, **fields)]
     write_keys(path, entries)
     assert read_keys(path) == entries
     assert path.stat().st_mode & 0o077 == 0

@@ -110,7 +110,9 @@ def _create(path: Path, args: Namespace) -> str:
 
 
 def _list(path: Path, args: Namespace) -> str:
-    rows = [("name", "state", "class", "scopes", "limits", "created", "expires", "sha256")]
+    rows: list[tuple[str, ...]] = [
+        ("name", "state", "class", "scopes", "limits", "created", "expires", "sha256")
+    ]
     rows += [_row(entry) for entry in read_keys(path)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
