@@ -79,22 +79,18 @@ class Dialect:
 
     def constraint(self, tools: ToolUse, is_open: bool | None) -> Constraint | None:
         """The grammar of the calls, where there must be one or their schemas are strict."""
-        form, may_think = self._form(tools), is_open is False
+        form, token_id = self._form(tools), self.tokenizer.added_id
         text: str | None = None
         if tools.must_call:
             text = forced_calls(
-                form,
-                tools.schemas,
-                self.tokenizer.added_id,
-                limit=tools.limit,
-                is_strict=tools.is_strict,
-                may_think=may_think,
+                form, tools.schemas, token_id, limit=tools.limit, is_strict=tools.is_strict
             )
         elif tools.is_strict:
-            text = strict_calls(form, tools.schemas, self.tokenizer.added_id, may_think=may_think)
+            text = strict_calls(form, tools.schemas, token_id)
         if text is None:
             return None
-        return Constraint("lark", text, after_reasoning=is_open is True, field="tools")
+        thinks = {"after_reasoning": is_open is True, "may_reason": is_open is False}
+        return Constraint("lark", text, **thinks, field="tools")
 
     def _form(self, tools: ToolUse | None) -> ToolFormat:
         return enforceable(self.tools) if tools is not None and tools.must_call else self.tools

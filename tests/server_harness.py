@@ -20,11 +20,13 @@ from prelude.client.client import EngineClient
 from prelude.client.local import start_local
 from prelude.conf.schema import Config
 from prelude.engine.core import EngineCore
+from prelude.engine.grammars import Grammars
 from prelude.runner.fake import FakeRunner
 from prelude.server.app import build_app
 from prelude.server.http_server import DrainingServer, make_server
 from prelude.server.listen import open_socket
 from prelude.server.services import Services
+from prelude.text.grammar import GrammarCompiler
 from prelude.text.tokenizer import Tokenizer
 from prelude.types.wire import EngineInfo
 from tests.text_samples import byte_level
@@ -124,6 +126,7 @@ class Engine:
     max_seqs: int = 64
     name: str = "test-model"
     eos_ids: Sequence[int] | None = None
+    tokenizer_file: Path | None = None  # tokenizer.json, for answers that are held to a grammar
 
 
 def make_core(engine: Engine, tokenizer: Tokenizer, config: Config) -> EngineCore:
@@ -134,13 +137,18 @@ def make_core(engine: Engine, tokenizer: Tokenizer, config: Config) -> EngineCor
         model=engine.model or says(tokenizer, ANSWER),
         sleep=lambda ms: engine.gate.wait(),
     )
+    eos_ids = tokenizer.eos_ids if engine.eos_ids is None else tuple(engine.eos_ids)
+    compiler = None
+    if engine.tokenizer_file is not None:
+        compiler = GrammarCompiler(engine.tokenizer_file, tokenizer.vocab_size, eos_ids)
     return EngineCore(
         runner,
         batcher=config.batcher,
         cache=config.cache,
         max_seqs=engine.max_seqs,
-        eos_ids=tokenizer.eos_ids if engine.eos_ids is None else tuple(engine.eos_ids),
+        eos_ids=eos_ids,
         seed=0,
+        grammars=Grammars(compiler),
     )
 
 

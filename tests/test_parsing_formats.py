@@ -92,14 +92,13 @@ def test_forced_calls_are_what_the_parser_reads(form: str, marks: tuple[str, ...
     text = TWO[form, marks]
     tokenizer, _ = tokenizer_with(*marks)
 
-    def grammar(limit: int | None, may_think: bool = False) -> str:
+    def grammar(limit: int | None) -> str:
         return forced_calls(
             FORMATS[form],
             SCHEMAS,
             tokenizer.added_id,
             limit=limit,
             is_strict=False,
-            may_think=may_think,
         )
 
     assert calls_of(parsed(form, [text])) == [("add", {"a": 1}), ("add", {"a": 2})]
@@ -109,10 +108,6 @@ def test_forced_calls_are_what_the_parser_reads(form: str, marks: tuple[str, ...
     assert not follows(grammar(None), text.replace("add", "sub"), *marks)
     assert not follows(grammar(None), f"Sure. {text}", *marks)
     assert not follows(grammar(None), "", *marks)
-    thinking = f"<think>\nLet me.\n</think>\n\n{text}"
-    assert follows(grammar(None, may_think=True), thinking, *marks)
-    assert follows(grammar(None, may_think=True), text, *marks)
-    assert not follows(grammar(None), thinking, *marks)
 
 
 def test_formats_without_json_have_one_that_can_be_enforced() -> None:
@@ -123,9 +118,9 @@ def test_formats_without_json_have_one_that_can_be_enforced() -> None:
 
 def test_strict_calls_may_stand_in_any_text() -> None:
     tokenizer, _ = tokenizer_with(*MARKS)
-    grammar = strict_calls(FORMATS["hermes"], SCHEMAS, tokenizer.added_id, may_think=True)
+    grammar = strict_calls(FORMATS["hermes"], SCHEMAS, tokenizer.added_id)
     assert grammar is not None
-    for text in ("", "Hello.\n", hermes(1), f"<think>Hm</think>Sure: {hermes(1)}\n{hermes(2)} so"):
+    for text in ("", "Hello.\n", hermes(1), f"Sure: {hermes(1)}\n{hermes(2)} so"):
         assert follows(grammar, text, *MARKS)
     assert not follows(grammar, hermes("x"), *MARKS)
     assert not follows(grammar, hermes(1).removesuffix("</tool_call>"), *MARKS)

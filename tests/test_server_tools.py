@@ -2,6 +2,8 @@
 
 import json
 from functools import cache
+from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any
 
 import pytest
@@ -61,8 +63,17 @@ def tool_tokenizer(opens: bool = False) -> Tokenizer:
     return Tokenizer(backend, templates, plain.special_tokens, plain.eos_ids)
 
 
+@cache
+def tokenizer_file(tokenizer: Tokenizer) -> Path:
+    path = Path(mkdtemp(prefix="tokenizer-")) / "tokenizer.json"
+    tokenizer.backend.save(str(path))
+    return path
+
+
 def script(text: str, tokenizer: Tokenizer | None = None) -> Engine:
-    return Engine(says(tokenizer or tool_tokenizer(), text), max_len=1024)
+    tokenizer = tokenizer or tool_tokenizer()
+    file = tokenizer_file(tokenizer)
+    return Engine(says(tokenizer, text), max_len=1024, tokenizer_file=file)
 
 
 async def both_ways(server: Harness, **fields: Any) -> tuple[dict[str, Any], str]:
@@ -298,6 +309,75 @@ async def test_models_whose_template_has_no_place_for_tools_are_told_in_words() 
         )
         message, _ = await both_ways(server, tools=[WEATHER])
         assert message["tool_calls"] == [function_call("get_weather", '{"city": "Paris"}')]
+
+
+ADD = {
+    "type": "function",
+    "function": {
+        "name": "add",
+        "parameters": {
+            "type": "object",
+            "properties": {"a": {"enum": [1, 22]}, "b": {"type": "boolean"}},
+            "required": ["a", "b"],
+            "additionalProperties": False,
+        },
+    },
+}
+ADD_CHOSEN = {"type": "function", "function": {"name": "add"}}
+ALLOWED = {"mode": "required", "tools": [ADD_CHOSEN]}
+
+
+@pytest.mark.parametrize(
+    ("choice", "said"),
+    [
+        (ADD_CHOSEN, "Hm.\n</think>\n\nNo!"),
+        ({"type": "allowed_tools", "allowed_tools": ALLOWED}, "<think>Hm.</think>No!"),
+        ("required", "No!"),
+    ],
+)
+async def test_calls_that_must_be_are_made_whatever_the_model_would_say(
+    choice: Any, said: str
+) -> None:
+    tokenizer = tool_tokenizer(opens=said.startswith("Hm"))
+    config = test_config()
+    if said == "No!":
+        config.server.reasoning_parser = ReasoningParserName.none
+    engine = script(said, tokenizer)
+    async with serving(engine, tokenizer=tokenizer, config=config) as server:
+        tools = [ADD] if choice == "required" else [WEATHER, ADD, NOW]
+        fields = {"tools": tools, "tool_choice": choice, "parallel_tool_calls": False}
+        message, reason = await both_ways(server, **fields)
+        (call,) = message["tool_calls"]
+        assert call["function"]["name"] == "add"
+        arguments = json.loads(call["function"]["arguments"])
+        assert arguments["a"] in (1, 22)
+        assert isinstance(arguments["b"], bool)
+        assert (message["content"], reason) == (None, "tool_calls")
+        assert message.get("reasoning_content") == (None if said == "No!" else "Hm.")
+
+
+async def test_strict_functions_are_held_to_their_schema() -> None:
+    strict = {"type": "function", "function": {**ADD["function"], "strict": True}}  # type: ignore[dict-item]
+    text = 'Sure. <tool_call>\n{"name": "add", "arguments": {"a": 7, "b": false}}\n</tool_call>'
+    async with serving(script(text), tokenizer=tool_tokenizer()) as server:
+        message, _ = await both_ways(server, tools=[ADD])
+        assert json.loads(message["tool_calls"][0]["function"]["arguments"])["a"] == 7
+        message, _ = await both_ways(server, tools=[strict], max_tokens=60)
+        assert message["content"].startswith("Sure.")
+        assert json.loads(message["tool_calls"][0]["function"]["arguments"])["a"] in (1, 22)
+
+
+async def test_schemas_that_cannot_be_enforced() -> None:
+    function = {"name": "f", "parameters": {"properties": {"a": {"not": {"type": "null"}}}}}
+    async with serving(script("No!"), tokenizer=tool_tokenizer()) as server:
+
+        async def status(is_strict: bool) -> tuple[int, str]:
+            tool = {"type": "function", "function": {**function, "strict": is_strict}}
+            response = await server.chat(tools=[tool], tool_choice="required", max_tokens=50)
+            return response.status_code, response.json().get("error", {}).get("param", "")
+
+        assert await status(is_strict=False) == (200, "")
+        assert await status(is_strict=True) == (400, "tools")
 
 
 @pytest.mark.parametrize(

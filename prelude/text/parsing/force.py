@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from prelude.text.parsing.formats import FORMATS, ToolFormat
-from prelude.text.parsing.reasoning import END, START
 
 Schemas = Mapping[str, Mapping[str, Any]]
 TokenId = Callable[[str], int | None]
@@ -17,7 +16,7 @@ TokenId = Callable[[str], int | None]
 # Formats whose arguments are no JSON; models of these read and write another one as well.
 _STAND_INS = {"pythonic": "json", "llama4_pythonic": "json", "qwen3_coder": "hermes"}
 # Special tokens are no text, so this ends where one of them comes.
-_TEXT = "TEXT: /(?s:.*)/"
+_TEXT = "/(?s:.*)/"
 _LINE = "\n"
 _WHITESPACE = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 
@@ -28,48 +27,39 @@ def enforceable(form: ToolFormat) -> ToolFormat:
 
 
 def forced_calls(
-    form: ToolFormat,
-    schemas: Schemas,
-    token_id: TokenId,
-    *,
-    limit: int | None,
-    is_strict: bool,
-    may_think: bool = False,
+    form: ToolFormat, schemas: Schemas, token_id: TokenId, *, limit: int | None, is_strict: bool
 ) -> str:
-    """At least one call, and nothing but what the model thinks before, if it ``may_think`` first.
-    ``token_id`` knows the marks that are single tokens. ``is_strict`` refuses schemas with
-    anything that cannot be enforced."""
+    """At least one call, and nothing else. ``token_id`` knows the marks that are single tokens.
+    ``is_strict`` refuses schemas with anything that cannot be enforced."""
     rules = _Rules(schemas, token_id, is_strict)
-    rules.add("start", f"{rules.thought() if may_think else ''}calls")
     several = limit != 1
     match form.name:
         case "hermes":
-            rules.add("calls", f"call{_more(_LINE, several)}")
+            rules.add("start", f"call{_more(_LINE, several)}")
             rules.add("call", _between(form, rules))
         case "mistral" if token_id("[ARGS]") is not None:
-            rules.add("calls", "call+" if several else "call")
+            rules.add("start", "call+" if several else "call")
             rules.add("call", f"{rules.mark(form.start)} ({rules.named(rules.mark('[ARGS]'))})")
         case "mistral":
-            rules.add("calls", f'{rules.mark(form.start)} "[" call{_more(", ", several)} "]"')
+            rules.add("start", f'{rules.mark(form.start)} "[" call{_more(", ", several)} "]"')
             rules.add("call", rules.objects("arguments"))
         case "llama3_json":
-            rules.add("calls", f"call{_more('; ', several)}")
+            rules.add("start", f"call{_more('; ', several)}")
             rules.add("call", rules.objects("parameters"))
         case _:
-            rules.add("calls", 'call | "[" call (", " call)* "]"' if several else "call")
+            rules.add("start", 'call | "[" call (", " call)* "]"' if several else "call")
             rules.add("call", rules.objects("arguments"))
     return rules.text()
 
 
-def strict_calls(
-    form: ToolFormat, schemas: Schemas, token_id: TokenId, *, may_think: bool = False
-) -> str | None:
+def strict_calls(form: ToolFormat, schemas: Schemas, token_id: TokenId) -> str | None:
     """Any text, with calls that keep to their schemas; None where the format has no token by
     which a call could be told from text."""
     if form.name != "hermes" or token_id(form.start) is None:
         return None
     rules = _Rules(schemas, token_id, is_strict=True)
-    rules.add("start", f"{rules.thought() if may_think else ''}TEXT (call TEXT)*")
+    rules.add("start", "TEXT (call TEXT)*")
+    rules.add("TEXT", _TEXT)
     rules.add("call", _between(form, rules))
     return rules.text()
 
@@ -91,14 +81,7 @@ class _Rules:
         self._lines.append(f"{name}: {rule}")
 
     def text(self) -> str:
-        return "\n".join([*self._lines, _TEXT, *self._schemas])
-
-    def thought(self) -> str:
-        """What may come before all, where reasoning has tokens for its beginning and its end."""
-        start, end = self._token_id(START), self._token_id(END)
-        if start is None or end is None:
-            return ""
-        return f"(<[{start}]> TEXT <[{end}]> {json.dumps(_LINE * 2)}?)? "
+        return "\n".join([*self._lines, *self._schemas])
 
     def mark(self, text: str) -> str:
         """A token where there is one, else its characters."""
