@@ -1,6 +1,7 @@
 """A client that misbehaves on purpose, and says exactly how each of its requests ended."""
 
 import asyncio
+import re
 import socket
 from collections import Counter
 from collections.abc import Mapping
@@ -11,6 +12,8 @@ import httptools
 import msgspec
 
 End = Literal["answer", "error", "refused", "left", "cut", "hung", "malformed"]
+
+_FINISH = re.compile(rb'"finish_reason":\s*"')
 
 # The ends that a server may be blamed for.
 FAULTS: tuple[End, ...] = ("cut", "hung", "malformed")
@@ -158,8 +161,8 @@ def _judged_stream(response: _Response) -> Reply:
     if errors:
         code = msgspec.json.decode(errors[0])["error"]["code"]
         return Reply("error", response.status, code, events)
-    ends = sum(b'"finish_reason":"' in one for one in data)
-    return Reply("answer" if ends else "malformed", response.status, events=events)
+    is_whole = any(_FINISH.search(one) for one in data)
+    return Reply("answer" if is_whole else "malformed", response.status, events=events)
 
 
 def _data(event: bytes) -> bytes:
