@@ -44,12 +44,10 @@ class AnswerForm:
         """With the grammar of the tools. What else the answer was to look like does not count
         where a tool must be called, and comes first where one may be."""
         tools = self.tools
-        if tools is None or (params.constraint is not None and not tools.must_call):
-            return reasoned(params, self.is_open)
-        constraint = self.dialect.constraint(tools, self.is_open)
-        if constraint is None:
-            return reasoned(params, self.is_open)
-        return msgspec.structs.replace(params, constraint=constraint)
+        if tools is not None and (tools.must_call or params.constraint is None):
+            constraint = self.dialect.constraint(tools)
+            params = msgspec.structs.replace(params, constraint=constraint)
+        return reasoned(params, self.is_open)
 
     def parsers(self, num: int) -> list[AnswerParser]:
         """One a choice; none where all is content."""

@@ -77,7 +77,7 @@ class Dialect:
         marks += [] if tools is None else self._form(tools).marks
         return frozenset(i for mark in marks if (i := self.tokenizer.added_id(mark)) is not None)
 
-    def constraint(self, tools: ToolUse, is_open: bool | None) -> Constraint | None:
+    def constraint(self, tools: ToolUse) -> Constraint | None:
         """The grammar of the calls, where there must be one or their schemas are strict."""
         form, token_id = self._form(tools), self.tokenizer.added_id
         text: str | None = None
@@ -89,8 +89,7 @@ class Dialect:
             text = strict_calls(form, tools.schemas, token_id)
         if text is None:
             return None
-        thinks = {"after_reasoning": is_open is True, "may_reason": is_open is False}
-        return Constraint("lark", text, **thinks, field="tools")
+        return Constraint("lark", text, field="tools")
 
     def _form(self, tools: ToolUse | None) -> ToolFormat:
         return enforceable(self.tools) if tools is not None and tools.must_call else self.tools
