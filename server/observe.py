@@ -54,8 +54,10 @@ class ObserveMiddleware:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
+                headers = MutableHeaders(scope=message)
                 for name in request_id_headers(scope["path"]):
-                    MutableHeaders(scope=message)[name] = now.request_id
+                    headers[name] = now.request_id
+                headers.setdefault("server-timing", _total(start_s))
             await send(message)
 
         try:
@@ -83,6 +85,11 @@ def is_quiet(scope: Scope) -> bool:
     """What machines and pages ask for again and again."""
     path: str = scope["path"]
     return path.startswith(_QUIET)
+
+
+def _total(start_s: float) -> str:
+    """For answers that have no better ``Server-Timing``: errors, and those not generated."""
+    return f"total;dur={(time.monotonic() - start_s) * 1e3:.3f}"
 
 
 def _request_id(scope: Scope) -> str:

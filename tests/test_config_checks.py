@@ -69,6 +69,8 @@ def test_the_defaults_pass() -> None:
         ("server.limits.max_cost_ms", [None, 0.5], [0.0]),
         ("server.limits.max_connections", [1], [0]),
         ("server.limits.read_timeout_s", [0.1], [0.0]),
+        ("server.tracing.sample", [0.0, 1.0], [-0.1, 1.1]),
+        ("server.tracing.endpoint", [None, "http://x:4318/v1/traces"], ["x:4318", "grpc://x"]),
         ("server.admin.port", [None, 0, 9001], [-1, 65536, 8000]),
     ],
 )

@@ -1,6 +1,7 @@
 """Request ids, counts and the access log."""
 
 import logging
+import re
 from typing import Any
 
 import pytest
@@ -149,3 +150,15 @@ async def test_what_people_write_is_never_logged(caplog: pytest.LogCaptureFixtur
         await server.http.post("/tokenize", json={"prompt": secret})
     lines = [JsonFormatter().format(record) for record in caplog.records]
     assert lines and not [line for line in lines if secret in line]
+
+
+async def test_every_answer_says_how_long_it_took() -> None:
+    async with serving() as server:
+        for response in (
+            await server.http.get("/version"),
+            await server.http.get("/nothing"),
+            await server.chat(top_p=7),
+        ):
+            assert re.fullmatch(r"total;dur=\d+\.\d{3}", response.headers["server-timing"])
+        whole = await server.chat()
+        assert whole.headers["server-timing"].startswith('class;desc="fast", queue;dur=')
