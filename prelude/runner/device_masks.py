@@ -5,7 +5,7 @@ as late as can be: the forward pass that will need it is enqueued already, and r
 reads that token, fills the mask and sends it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,15 +38,17 @@ class MatchedToken:
 
 
 class DeviceMasks:
-    """``bits`` int32 [slots + 1, words] are on the device; all of them are set for who is free."""
+    """On the device: ``bits`` int32 [slots + 1, words], all of them set for who is free, and
+    ``wishes`` int32 [slots + 1], -1 where there is none."""
 
     def __init__(self, num_slots: int, vocab_size: int, queue: DeviceQueue) -> None:
         self._vocab_size = vocab_size
         self._queue = queue
         words, device = num_words(vocab_size), queue.device
         self.bits = torch.full((num_slots + 1, words), -1, dtype=torch.int32, device=device)
+        self.wishes = torch.full((num_slots + 1,), -1, dtype=torch.int32, device=device)
         self._landing_bits = torch.zeros_like(self.bits)
-        self._landing_slots = torch.zeros(num_slots + 1, dtype=torch.int32, device=device)
+        self._landing_slots = torch.zeros(2, num_slots + 1, dtype=torch.int32, device=device)
         self._matchers: dict[int, Matcher] = {}  # by slot
         self._awaited: dict[int, MatchedToken] = {}  # by slot
 
@@ -60,7 +62,8 @@ class DeviceMasks:
             elif self._matchers.pop(admit.slot, None) is not None:
                 freed.append(admit.slot)
         if freed:
-            self._send(freed, np.full((len(freed), self.bits.shape[1]), -1, dtype=np.int32))
+            bits = np.full((len(freed), self.bits.shape[1]), -1, dtype=np.int32)
+            self._send(freed, bits, [None] * len(freed))
 
     def prepare(self, launch: Launch) -> None:
         """Before the sampling of a launch whose forward pass is enqueued."""
@@ -70,7 +73,8 @@ class DeviceMasks:
         for slot in slots:
             if (token := self._awaited.pop(slot, None)) is not None:
                 token.settle()
-        self._send(slots, fill([self._matchers[slot] for slot in slots], self._vocab_size))
+        matchers = [self._matchers[slot] for slot in slots]
+        self._send(slots, fill(matchers, self._vocab_size), [m.wish_id for m in matchers])
 
     def sampled(
         self, launch: Launch, ids: Callable[[], Results], end: Mark
@@ -84,25 +88,31 @@ class DeviceMasks:
                 tokens[i] = self._awaited[row.slot] = MatchedToken(matcher, i, ids, end)
         return tokens
 
-    def _send(self, slots: list[int], bits: np.ndarray) -> None:
+    def _send(self, slots: list[int], bits: np.ndarray, wishes: Sequence[int | None]) -> None:
         num = len(slots)
-        self._queue.upload(self._landing_slots[:num], np.array(slots, dtype=np.int32))
+        ids = [-1 if wish is None else wish for wish in wishes]
+        landing = self._landing_slots.view(-1)[: 2 * num].view(2, num)
+        self._queue.upload(landing, np.array([slots, ids], dtype=np.int32))
         self._queue.upload(self._landing_bits[:num], bits)
 
         def put() -> None:
-            where = self._landing_slots[:num].long()
+            where = landing[0].long()
             self.bits.index_copy_(0, where, self._landing_bits[:num])
+            self.wishes.index_copy_(0, where, landing[1])
 
         self._queue.run(put)
 
 
-def restrict(scores: Tensor, logits: Tensor, bits: Tensor) -> Tensor:
-    """Scores [rows, vocab] with -inf where a bit of int32 [rows, words] is not set. Where that
-    leaves nothing of a row, for something else forbids the rest, its ``logits`` count. Device
-    code."""
+def restrict(scores: Tensor, logits: Tensor, bits: Tensor, wishes: Tensor) -> Tensor:
+    """Scores [rows, vocab] with -inf where a bit of int32 [rows, words] is not set, and the token
+    is not what the row wishes, int32 [rows], and its likeliest. Where that leaves nothing of a row,
+    for something else forbids the rest, its ``logits`` count. Device code."""
     places = torch.arange(32, dtype=torch.int32, device=bits.device)
     flags = (bits[:, :, None] >> places) & 1
     forbidden = flags.view(len(bits), -1)[:, : scores.shape[1]] == 0
+    best = logits.argmax(dim=-1, keepdim=True)
+    is_wished = best == wishes[:, None]
+    forbidden = forbidden.scatter(1, best, forbidden.gather(1, best) & ~is_wished)
     found = scores.masked_fill(forbidden, -torch.inf)
     is_empty = found.amax(dim=-1, keepdim=True) == -torch.inf
     return torch.where(is_empty, logits.masked_fill(forbidden, -torch.inf), found)

@@ -178,7 +178,8 @@ class DeviceSlots:
         ends = self._ends[slots].long()
         too_early = index < self._ints[slots, 2]
         forbidden = scores.gather(1, ends).masked_fill(too_early[:, None], -torch.inf)
-        return restrict(scores.scatter(1, ends, forbidden), logits, self.masks.bits[slots])
+        scores = scores.scatter(1, ends, forbidden)
+        return restrict(scores, logits, self.masks.bits[slots], self.masks.wishes[slots])
 
     def _reset_penalties(self, admit: SlotAdmit) -> None:
         slot, split = admit.slot, admit.num_prompt

@@ -28,8 +28,10 @@ def unpack(bits: NDArray[np.int32], vocab_size: int) -> NDArray[np.bool_]:
 
 
 def nearest(matcher: Matcher, token_id: int, vocab_size: int) -> int:
-    """``token_id`` if it may come next, else the first id after it that may, from the beginning
-    again behind the last."""
+    """``token_id``, a model's only wish, if it may come next, else the first id after it that may,
+    from the beginning again behind the last."""
+    if token_id == matcher.wish_id:
+        return token_id
     allowed = unpack(fill([matcher], vocab_size), vocab_size)[0].nonzero()[0]
     at = int(np.searchsorted(allowed, token_id))
     return int(allowed[at % len(allowed)])

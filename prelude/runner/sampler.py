@@ -133,6 +133,8 @@ def _restricted(scores: Tensor, logits: Tensor, matchers: dict[int, Matcher]) ->
     allowed = unpack(fill(list(matchers.values()), vocab_size), vocab_size)
     scores = scores.clone() if scores is logits else scores
     for i, flags in zip(matchers, torch.from_numpy(~allowed).to(logits.device), strict=True):
+        if (wish_id := matchers[i].wish_id) is not None and int(logits[i].argmax()) == wish_id:
+            flags[wish_id] = False
         own = scores[i].masked_fill_(flags, -torch.inf)
         if not bool((own > -torch.inf).any()):
             own.copy_(logits[i].masked_fill(flags, -torch.inf))

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 _KNOWN_KINDS = ("json", "choice")  # what is written here: no surprises
 _START, _END = "<think>", "</think>"
-_GAPS = ("\n", "\n\n")  # what models write between reasoning and answer
+_GAPS = ("\n\n", "\n")  # what models write between reasoning and answer
 
 
 class _Token(msgspec.Struct):
@@ -60,7 +60,7 @@ class _Tools:
             eos_ids,
             ids.get(_START),
             ids.get(_END),
-            tuple(tokens[0] for tokens in gaps if len(tokens) == 1),
+            next((tokens[0] for tokens in gaps if len(tokens) == 1), None),
         )
 
 

@@ -27,12 +27,13 @@ class Marks:
     eos_ids: tuple[int, ...] = ()
     start_id: int | None = None
     end_id: int | None = None
-    gap_ids: tuple[int, ...] = ()
+    gap_id: int | None = None
 
 
 class TokenMatcher:
     """A ``Matcher``. While it ``is_reasoning`` everything but an end is allowed; with
-    ``may_reason`` it does so if the first token says so."""
+    ``may_reason`` it may begin to, if that is what the model would say anyway: behind a mask even
+    the unlikeliest token can be the likeliest of those left."""
 
     def __init__(
         self,
@@ -48,9 +49,7 @@ class TokenMatcher:
         self._matcher = matcher
         self._marks = marks
         self._is_reasoning = is_reasoning and marks.end_id is not None
-        self._extra_ids: tuple[int, ...] = ()  # what else may come next
-        if may_reason and marks.start_id is not None and marks.end_id is not None:
-            self._extra_ids = (marks.start_id,)
+        self.wish_id = marks.start_id if may_reason and marks.end_id is not None else None
         self._forbidden_ids = marks.eos_ids if ignore_eos else ()
         self._allowance_s = _ALLOWANCE_S
 
@@ -66,16 +65,15 @@ class TokenMatcher:
             self._fail()
             mask.fill(-1)
         _forbid(mask, self._forbidden_ids)
-        _allow(mask, self._extra_ids)
 
     def accept(self, token_id: int) -> None:
         if self.ended is not None:
             return
-        extra_ids, self._extra_ids = self._extra_ids, ()
+        wish_id, self.wish_id = self.wish_id, None
         if self._is_reasoning:
             self._is_reasoning = token_id != self._marks.end_id
-            self._extra_ids = () if self._is_reasoning else self._marks.gap_ids
-        elif token_id in extra_ids:
+            self.wish_id = None if self._is_reasoning else self._marks.gap_id
+        elif token_id == wish_id:
             self._is_reasoning = token_id == self._marks.start_id
         elif not self._matcher.consume_token(token_id) or self._matcher.is_error():
             self._fail()
@@ -93,9 +91,3 @@ def _forbid(mask: NDArray[np.int32], ids: tuple[int, ...]) -> None:
     words = mask.view(np.uint32)
     for token_id in ids:
         words[token_id // 32] &= np.uint32(~(1 << token_id % 32) & 0xFFFFFFFF)
-
-
-def _allow(mask: NDArray[np.int32], ids: tuple[int, ...]) -> None:
-    words = mask.view(np.uint32)
-    for token_id in ids:
-        words[token_id // 32] |= np.uint32(1 << token_id % 32)

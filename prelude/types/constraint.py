@@ -17,7 +17,7 @@ class Constraint(msgspec.Struct, frozen=True, omit_defaults=True):
     regular expression that the whole answer matches, a JSON list of strings of which it is one,
     a grammar in llguidance's dialect of Lark or in GBNF. ``after_reasoning`` leaves everything free
     up to and including the model's token that ends reasoning; with ``may_reason`` that is so if the
-    answer begins with the token that begins it. ``field`` is what the client calls the constraint,
+    model begins with the token that begins it. ``field`` is what the client calls the constraint,
     for messages."""
 
     kind: ConstraintKind
@@ -33,12 +33,15 @@ class ConstraintError(ValueError):
 
 class Matcher(Protocol):
     """Where one answer stands in its grammar. ``ended`` is "stop" once nothing may follow, "error"
-    once it cannot go on; ``error`` then says why. Used by one thread at a time."""
+    once it cannot go on; ``error`` then says why. ``wish_id`` is one more token that may come next,
+    but only if the model finds none likelier. Used by one thread at a time."""
 
     @property
     def ended(self) -> MatchEnd | None: ...
     @property
     def error(self) -> str: ...
+    @property
+    def wish_id(self) -> int | None: ...
 
     def fill(self, mask: "NDArray[np.int32]") -> None:
         """Which tokens may come next: bit ``i % 32`` of word ``i // 32``, [ceil(vocab / 32)]."""
