@@ -156,6 +156,13 @@ def _check_server(config: Config) -> None:
         admin,
         "0 to 65535 and another than server.port",
     )
+    grpc = server.grpc.port
+    _require(
+        grpc is None or (0 <= grpc <= 65535 and (grpc == 0 or grpc not in (server.port, admin))),
+        "server.grpc.port",
+        grpc,
+        "0 to 65535 and another than the other ports",
+    )
     for origin in server.cors.origins:
         _require(
             origin == "*" or bool(_ORIGIN.fullmatch(origin)),

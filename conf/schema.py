@@ -295,6 +295,13 @@ class TracingConfig:
 
 
 @dataclass(slots=True)
+class GrpcConfig:
+    """The protocol of vLLM's gRPC server beside HTTP, on server.host; needs the extra ``grpc``."""
+
+    port: int | None = None  # null: off; 0: any free port
+
+
+@dataclass(slots=True)
 class SupervisorConfig:
     """What becomes of an engine that was ready and ends, or hangs."""
 
@@ -327,6 +334,7 @@ class ServerConfig:
     cors: CorsConfig = field(default_factory=CorsConfig)
     tls: TlsConfig = field(default_factory=TlsConfig)
     tracing: TracingConfig = field(default_factory=TracingConfig)
+    grpc: GrpcConfig = field(default_factory=GrpcConfig)
 
 
 @dataclass(slots=True)

@@ -18,6 +18,8 @@ from prelude.server.systemd import keep_notified
 
 if TYPE_CHECKING:
     from prelude.server.http_server import DrainingServer
+    from prelude.server.rpc.listen import GrpcServer
+    from prelude.server.services import Services
     from prelude.text.tokenizer import Tokenizer
 
 logger = logging.getLogger(__name__)
@@ -59,7 +61,12 @@ async def _serve(
         loop.add_signal_handler(signal.SIGHUP, app.state.services.keyring.look_again)
         watcher = asyncio.create_task(_watch(client, server, server_socket, scheme))
         notifier = asyncio.create_task(keep_notified(client, app.state.services.lifecycle))
-        await server.serve([server_socket])
+        grpc_server = await _start_grpc(app.state.services)
+        try:
+            await server.serve([server_socket])
+        finally:
+            if grpc_server is not None:
+                await grpc_server.stop()
         watcher.cancel()
         await asyncio.gather(watcher, notifier, return_exceptions=True)
         if client.error is not None:
@@ -80,6 +87,19 @@ async def _watch(
         return
     host, port = server_socket.getsockname()[:2]
     logger.info("%s is ready at %s://%s:%d", info.model_name, scheme, host, port)
+
+
+async def _start_grpc(services: "Services") -> "GrpcServer | None":
+    if services.config.server.grpc.port is None:
+        return None
+    try:
+        from prelude.server.rpc.listen import GrpcServer
+    except ImportError as error:
+        hint = "pip install 'prelude-llm[grpc]'"
+        raise ValueError(f"server.grpc.port needs the extra grpc ({error}): {hint}") from error
+    server = GrpcServer(services)
+    await server.start()
+    return server
 
 
 def _tokenizer(config: Config) -> "Tokenizer":

@@ -1,0 +1,65 @@
+"""Errors in gRPC's words: a code, and google.rpc's details of field, reason and retry."""
+
+from typing import NoReturn
+
+import grpc
+from google.protobuf.any_pb2 import Any as AnyMessage
+from google.protobuf.duration_pb2 import Duration
+from google.rpc.code_pb2 import Code
+from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo
+from google.rpc.status_pb2 import Status
+from grpc_status import rpc_status
+
+from prelude.server.errors import ApiError
+
+DOMAIN = "prelude"
+
+_CODES = {
+    400: Code.INVALID_ARGUMENT,
+    401: Code.UNAUTHENTICATED,
+    403: Code.PERMISSION_DENIED,
+    404: Code.NOT_FOUND,
+    409: Code.ALREADY_EXISTS,
+    413: Code.RESOURCE_EXHAUSTED,
+    429: Code.RESOURCE_EXHAUSTED,
+    503: Code.UNAVAILABLE,
+}
+
+
+async def abort(context: grpc.aio.ServicerContext, error: ApiError) -> NoReturn:
+    """End the call with ``error``; never returns."""
+    status = rpc_status.to_status(status_of(error))
+    await context.abort_with_status(status)
+    raise AssertionError("unreachable")
+
+
+def status_of(error: ApiError) -> Status:
+    """RetryInfo says when it is worth trying again, where it is; BadRequest names the field;
+    ErrorInfo has the code that HTTP's error bodies have."""
+    code = _CODES.get(error.status, Code.INTERNAL)
+    if error.code == "deadline_expired":
+        code = Code.DEADLINE_EXCEEDED
+    details = []
+    if error.code is not None:
+        details.append(_packed(ErrorInfo(reason=error.code, domain=DOMAIN)))
+    if error.param is not None:
+        violation = BadRequest.FieldViolation(field=error.param, description=error.message)
+        details.append(_packed(BadRequest(field_violations=[violation])))
+    if (retry_ms := _retry_ms(error)) is not None:
+        delay = Duration()
+        delay.FromMilliseconds(retry_ms)
+        details.append(_packed(RetryInfo(retry_delay=delay)))
+    return Status(code=code, message=error.message, details=details)
+
+
+def _retry_ms(error: ApiError) -> int | None:
+    for name, scale in (("retry-after-ms", 1), ("retry-after", 1000)):
+        if (value := error.headers.get(name)) is not None:
+            return int(float(value) * scale)
+    return None
+
+
+def _packed(message: ErrorInfo | BadRequest | RetryInfo) -> AnyMessage:
+    packed = AnyMessage()
+    packed.Pack(message)
+    return packed
