@@ -14,6 +14,8 @@ def open_socket(host: str, port: int, key: str = "server.port") -> socket.socket
     opened = socket.socket(family, socket.SOCK_STREAM)
     opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     opened.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER_BYTES)
+    # What is accepted inherits it: an answer's last bytes do not wait for its first to arrive.
+    opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     try:
         opened.bind((host, port))
     except OSError as error:
