@@ -8,6 +8,11 @@ import { ProblemView } from "./problem.js";
 import { legend, TokenView } from "./tokens.js";
 import { factsOf } from "./words.js";
 
+const FENCE = "`".repeat(8);
+
+// What was asked for as JSON is no Markdown.
+const isData = ({ request }) => (request?.response_format?.type ?? "text") !== "text";
+
 export class AnswerView {
   // `label` is the lane's, or "" where there is only one. `actions` is what its buttons do:
   // again, code, retry, openKey, openField, sendResults.
@@ -41,7 +46,7 @@ export class AnswerView {
     this.root.setAttribute("aria-busy", String(isOpen));
     if (answer.tokens.length && !this.tokens.childElementCount) this.showsTokens = true;
     this.showThought(thought.trim(), thinking);
-    this.markdown.show(text);
+    this.markdown.show(text && isData(answer) ? `${FENCE}json\n${text}` : text);
     this.tokenView.show(answer.tokens);
     this.showForm();
     if (answer.state === "waiting") this.showWaiting(answer.note ?? "");
