@@ -22,7 +22,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 CODE := prelude graphs kernels conf server tests benchmarks
 
-.PHONY: help install dev serve test test-slow lint format bench demo-train docs constraints clean
+.PHONY: help install dev serve test test-slow test-clients lint format bench demo-train docs constraints clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -40,6 +40,9 @@ test: .venv/.dev lint ## lint, check types and test
 
 test-slow: .venv/.dev ## the tests that take minutes
 	$(BIN)/pytest -q -m slow $(ARGS)
+
+test-clients: .venv/.dev build/clients/.installed ## real clients of other projects, on the demo model
+	$(BIN)/pytest -q -m clients tests/clients $(ARGS)
 
 lint: .venv/.dev ## check style
 	$(BIN)/ruff check $(CODE)
@@ -84,4 +87,12 @@ clean: ## remove caches and build products; .venv stays
 
 .venv/.dev: .venv/.installed
 	$(PIP) install -q -c constraints.txt -e ".[dev]"
+	@touch $@
+
+build/clients/.installed: tests/clients/requirements.txt tests/clients/package.json
+	mkdir -p build/clients/node
+	$(BIN)/python -m venv build/clients/venv
+	build/clients/venv/bin/pip install -q -r tests/clients/requirements.txt
+	cp tests/clients/package.json build/clients/node/
+	if command -v npm > /dev/null; then cd build/clients/node && npm install --no-audit --no-fund; fi
 	@touch $@

@@ -173,7 +173,8 @@ async def respond_whole(
         await asyncio.gather(work, gone, return_exceptions=True)
         generation.close()
     timings = generation.timings()
-    body = {"usage": generation.usage().body(), **body, "timings": timings}
+    body.setdefault("usage", generation.usage().body())
+    body["timings"] = timings
     headers = _headers(timings, is_end=True)
     return Response(msgspec.json.encode(body), headers=headers, media_type="application/json")
 

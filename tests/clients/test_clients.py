@@ -1,0 +1,106 @@
+"""Real clients against ``prelude serve`` on the demo model: ``make test-clients``.
+
+They live in an environment and a folder of their own, build/clients, because their dependencies
+are many and contradict ours.
+"""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent.parent
+BUILD = ROOT / "build" / "clients"
+PYTHON = BUILD / "venv" / "bin" / "python"
+SCRIPTS = (
+    "openai_python",
+    "anthropic_python",
+    "langchain",
+    "litellm_library",
+    "instructor_client",
+)
+NODE = ("openai-node", "anthropic-node", "ai-sdk-compatible", "ai-sdk-openai")
+
+pytestmark = pytest.mark.clients
+
+
+@pytest.fixture(scope="module")
+def url() -> Iterator[str]:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        port = taken.getsockname()[1]
+    command = [sys.executable, "-m", "prelude", "serve", f"server.port={port}"]
+    server = subprocess.Popen(command, cwd=ROOT)
+    found = f"http://127.0.0.1:{port}"
+    try:
+        _wait(found, server)
+        yield found
+    finally:
+        server.send_signal(signal.SIGTERM)
+        server.wait(60)
+
+
+def _wait(url: str, server: subprocess.Popen[bytes]) -> None:
+    deadline_s = time.monotonic() + 120
+    while time.monotonic() < deadline_s and server.poll() is None:
+        try:
+            with urllib.request.urlopen(f"{url}/health/ready", timeout=5):
+                return
+        except (urllib.error.URLError, ConnectionError):
+            time.sleep(0.2)
+    raise AssertionError("the server did not become ready")
+
+
+def run(command: list[str], cwd: Path) -> str:
+    offline = {"HF_HUB_OFFLINE": "1", "NO_PROXY": "127.0.0.1"}
+    done = subprocess.run(
+        command,
+        cwd=cwd,
+        env={**os.environ, **offline},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stdout[-4000:]
+    return done.stdout
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_python(url: str, name: str) -> None:
+    run([str(PYTHON), str(HERE / f"{name}.py"), url], BUILD)
+
+
+@pytest.mark.parametrize("name", NODE)
+def test_node(url: str, name: str) -> None:
+    node = shutil.which("node")
+    if node is None:
+        pytest.skip("Node.js is not installed")
+    script = shutil.copy(HERE / "clients.mjs", BUILD / "node")
+    run([node, script, name, url], BUILD / "node")
+
+
+def test_lm_eval(url: str) -> None:
+    said = f"model=demo,base_url={url}/v1/completions,tokenizer={ROOT / 'prelude' / 'demo'}"
+    out = run(
+        [
+            str(PYTHON.with_name("lm_eval")),
+            *("--model", "local-completions"),
+            *("--model_args", f"{said},tokenized_requests=False,num_concurrent=2"),
+            *("--include_path", "."),
+            *("--tasks", "prelude_toy"),
+        ],
+        HERE / "lm_eval",
+    )
+    assert "prelude_toy" in out
+    assert "acc" in out
