@@ -5,10 +5,11 @@ from typing import Literal
 
 import instructor
 from openai import OpenAI
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
 
 
 class City(BaseModel):
+    model_config = ConfigDict(extra="forbid")
     name: Literal["Paris", "London"]
 
 
@@ -19,6 +20,7 @@ for mode in (instructor.Mode.JSON_SCHEMA, instructor.Mode.TOOLS):
         response_model=City,
         messages=[{"role": "user", "content": "Paris"}],
         temperature=0,
+        max_tokens=100,
         max_retries=0,
     )
     assert isinstance(found, City)

@@ -4,12 +4,13 @@ import sys
 from typing import Literal
 
 from langchain_openai import ChatOpenAI
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
 
 
 class City(BaseModel):
     """A city."""
 
+    model_config = ConfigDict(extra="forbid")
     name: Literal["Paris", "London"]
 
 
