@@ -44,6 +44,7 @@ ARGUMENTS = (
     "server.max_body_mib=0.25",
     "server.drain_s=1",
     "server.limits.read_timeout_s=5",
+    "sampling.max_tokens=64",
     "log.level=ERROR",
 )
 

@@ -39,7 +39,7 @@ def serve(config: Config) -> int:
 
 
 def _sockets(config: ServerConfig) -> Iterator[socket.socket]:
-    yield open_socket(config.host, config.port)
+    yield open_socket(config.host, config.port, send_timeout_s=config.send_timeout_s)
     if config.admin.port is not None:
         yield open_socket(config.admin.host, config.admin.port, key="server.admin.port")
 

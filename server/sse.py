@@ -6,6 +6,7 @@ proper status; if the first chunk takes longer than a ping, it starts with the p
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncGenerator, Callable, Mapping
 
 from starlette.datastructures import Headers
@@ -61,6 +62,7 @@ class SSEResponse(Response):
         self._started = False
         self._refused = False  # an error response went out instead
         self._lock = asyncio.Lock()
+        self._begun_s: float | None = None  # since when a write has been under way
         self._last_write_s = 0.0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -68,7 +70,7 @@ class SSEResponse(Response):
         tasks = [
             asyncio.create_task(self._pump(scope, receive, send)),
             asyncio.create_task(disconnected(receive)),
-            asyncio.create_task(self._ping(send)),
+            asyncio.create_task(self._watch(send)),
         ]
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -95,16 +97,13 @@ class SSEResponse(Response):
         try:
             async for chunk in self._chunks:
                 await self._write(send, chunk)
-        except TimeoutError:
-            return
         except ApiError as error:
             await self._fail(error, scope, receive, send)
         except Exception:
             logger.exception("a stream failed")
             await self._fail(internal_error(), scope, receive, send)
         if not self._refused:
-            async with self._lock:
-                await send({"type": "http.response.body", "body": b"", "more_body": False})
+            await self._write(send, b"", is_last=True)
 
     async def _fail(self, error: ApiError, scope: Scope, receive: Receive, send: Send) -> None:
         async with self._lock:
@@ -114,35 +113,37 @@ class SSEResponse(Response):
                 return
         await self._write(send, self._on_error(error))
 
-    async def _write(self, send: Send, data: bytes) -> None:
+    async def _write(self, send: Send, data: bytes, *, is_last: bool = False) -> None:
         async with self._lock:
             if self._refused:
                 return
-            try:
-                async with asyncio.timeout(self._send_timeout_s):
-                    await self._send(send, data)
-            except TimeoutError:
-                logger.warning("a client read nothing for %g s", self._send_timeout_s)
-                raise
+            self._begun_s = begun_s = time.monotonic()
+            if not self._started:
+                self._started = True
+                self.init_headers({**_HEADERS, **self._late_headers()})
+                head = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
+                await send(head)
+            await send({"type": "http.response.body", "body": data, "more_body": not is_last})
+            self._last_write_s, self._begun_s = begun_s, None
 
-    async def _send(self, send: Send, data: bytes) -> None:
-        if not self._started:
-            self._started = True
-            self.init_headers({**_HEADERS, **self._late_headers()})
-            await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-        await send({"type": "http.response.body", "body": data, "more_body": True})
-        self._last_write_s = asyncio.get_running_loop().time()
-
-    async def _ping(self, send: Send) -> None:
-        clock = asyncio.get_running_loop().time
-        self._last_write_s = clock()
-        while True:
-            await asyncio.sleep(max(self._last_write_s + self._ping_s - clock(), 0.001))
-            if clock() - self._last_write_s >= self._ping_s:
-                try:
-                    await self._write(send, _PING)
-                except TimeoutError:
-                    return
+    async def _watch(self, send: Send) -> None:
+        """Comments while nothing is said; returns once a write was not taken for too long. One
+        timer for all writes, for one each would be a fifth of what they cost."""
+        limit_s = self._send_timeout_s
+        self._last_write_s = time.monotonic()
+        try:
+            while True:
+                now_s = time.monotonic()
+                if self._begun_s is not None:
+                    left_s = self._begun_s + limit_s - now_s
+                    if left_s <= 0.0:
+                        raise TimeoutError
+                elif (left_s := self._last_write_s + self._ping_s - now_s) <= 0.0:
+                    async with asyncio.timeout(limit_s):
+                        await self._write(send, _PING)
+                await asyncio.sleep(max(min(left_s, limit_s), 0.001))
+        except TimeoutError:
+            logger.warning("a client read nothing for %g s", limit_s)
 
 
 def owner_of(scope: Scope) -> str:

@@ -49,7 +49,7 @@ async def received(peer: socket.socket) -> bytes:
 
 
 async def test_one_who_does_not_read_is_bounded_and_holds_up_nobody() -> None:
-    chunk, num = ids(WORDS), 4000
+    chunk, num = ids(WORDS), 2500
     async with scripted(send_timeout_s=3600.0) as (server, transport):
         peer = silent_peer(server)
         stuck = (await transport.submitted(1)).uid
@@ -86,7 +86,7 @@ async def test_many_prompts_of_one_who_does_not_read_are_bounded_too() -> None:
             head = "POST /v1/completions HTTP/1.1\r\nhost: x\r\n"
             peer.sendall(f"{head}content-length: {len(data)}\r\n\r\n".encode() + data)
             uids = [(await transport.submitted(n)).uid for n in (1, 2)]
-            for _ in range(4000):
+            for _ in range(2500):
                 transport.events(*(TokenEvent(uid, 0, chunk) for uid in uids))
                 await asyncio.sleep(0)
             generation = next(iter(server.services.lifecycle._open))
