@@ -6,7 +6,7 @@ import io
 import math
 import zipfile
 from array import array
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -285,7 +285,8 @@ def bearing(key: str) -> tuple[tuple[str, str], ...]:
 
 async def test_keys() -> None:
     async with calling(environment=KEYS) as (_, channel, stub):
-        calls = {
+        reflector = reflection_pb2_grpc.ServerReflectionStub(channel)
+        calls: dict[str, Callable[[Any], Any]] = {
             "Generate": lambda metadata: stub.Generate(said(), metadata=metadata),
             "Embed": lambda metadata: stub.Embed(pb.EmbedRequest(), metadata=metadata),
             "Abort": lambda metadata: stub.Abort(pb.AbortRequest(), metadata=metadata),
@@ -293,9 +294,9 @@ async def test_keys() -> None:
             "FlushCache": lambda metadata: stub.FlushCache(
                 common.FlushCacheRequest(), metadata=metadata
             ),
-            "Reflection": lambda metadata: reflection_pb2_grpc.ServerReflectionStub(
-                channel
-            ).ServerReflectionInfo(iter(()), metadata=metadata),
+            "Reflection": lambda metadata: reflector.ServerReflectionInfo(
+                iter(()), metadata=metadata
+            ),
         }
         for name, call in calls.items():
             for metadata in (None, bearing("wrong")):

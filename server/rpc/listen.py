@@ -85,7 +85,7 @@ class GrpcServer:
         return True
 
 
-class _ReflectionGuard(grpc.aio.ServerInterceptor):
+class _ReflectionGuard(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc is untyped
     """What the service has is told to those only who may use it; its own methods ask by
     themselves, and health is for everybody."""
 
@@ -119,8 +119,8 @@ def _bind(server: grpc.aio.Server, config: ServerConfig) -> int:
     address = f"{address}:{config.grpc.port}"
     try:
         if config.tls.cert is None or config.tls.key is None:
-            return server.add_insecure_port(address)
+            return int(server.add_insecure_port(address))
         pair = (Path(config.tls.key).read_bytes(), Path(config.tls.cert).read_bytes())
-        return server.add_secure_port(address, grpc.ssl_server_credentials([pair]))
+        return int(server.add_secure_port(address, grpc.ssl_server_credentials([pair])))
     except RuntimeError as error:
         raise OSError(f"server.grpc.port={config.grpc.port}: cannot listen at {address}") from error
