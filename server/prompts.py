@@ -183,7 +183,7 @@ def _tool_calls(calls: Any, where: str) -> Any:
         if isinstance(arguments, str):
             try:
                 arguments = json.loads(arguments or "{}")
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise invalid(
                     f"{where}.tool_calls.{n}.function.arguments", f"is not valid JSON: {error}"
                 ) from error

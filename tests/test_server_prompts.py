@@ -79,6 +79,10 @@ async def test_tool_arguments_become_objects() -> None:
             "messages.1.tool_calls.0.function",
         ),
         (
+            {"role": "assistant", "tool_calls": [{"function": {"arguments": "[" * 99_999}}]},
+            "messages.1.tool_calls.0.function.arguments",
+        ),
+        (
             {"role": "assistant", "tool_calls": [{"function": {"arguments": "{"}}]},
             "messages.1.tool_calls.0.function.arguments",
         ),
@@ -91,8 +95,8 @@ async def test_bad_messages_are_located(message: Any, param: str) -> None:
 
 
 async def test_the_templates_own_words_reach_the_client() -> None:
-    with pytest.raises(ApiError, match="Unexpected role tool"):
-        await chat({"role": "tool", "content": "x"})
+    with pytest.raises(ApiError, match="Unexpected role critic"):
+        await chat({"role": "critic", "content": "x"})
     with pytest.raises(ApiError, match="no chat template"):
         await encode_chat(metaspace(), ChatRequest(messages=[USER]))
     with pytest.raises(ApiError, match=r"chat_template_kwargs\.messages"):
