@@ -127,3 +127,10 @@ def test_an_engine_whose_server_is_gone_ends_everything() -> None:
     channel.is_gone = lambda: core.stats().num_steps == 3
     run_loop(core, channel)
     assert core.ledger.num_running == core.ledger.num_waiting == 0
+
+
+def test_an_engine_without_work_is_heard_once_a_second() -> None:
+    channel, core, _ = serve(1, [(4500.0, Abort(99))])
+    assert core.stats().num_steps == 0
+    assert 4 <= len(channel.said) <= 7, "its client can tell idleness from a hang"
+    assert not channel.events
