@@ -16,6 +16,11 @@ import { explain } from "./words.js";
 const LABELS = { a: "A", b: "B" };
 const STARTING = new Set(["starting", "engine_restarted"]); // errors that end by themselves
 
+// Where fingers point, the focus would bring up a keyboard that nobody asked for.
+function focusPrompt() {
+  if (!matchMedia("(pointer: coarse)").matches) $("prompt").focus();
+}
+
 class Chat {
   constructor() {
     this.store = new Store();
@@ -59,7 +64,7 @@ class Chat {
     for (const lane of lanes) turn.answers[lane] = newAnswer();
     this.showTurn(index);
     this.frame.toEnd();
-    $("prompt").focus();
+    focusPrompt();
     this.store.keepTalk(talk);
     await Promise.all(lanes.map((lane) => this.stream(talk, index, lane)));
   }
@@ -192,14 +197,14 @@ class Chat {
     this.store.shelve();
     this.talk = emptyTalk();
     this.rebuild();
-    $("prompt").focus();
+    focusPrompt();
   }
 
   back() {
     this.talk = this.store.unshelve();
     this.rebuild();
     this.frame.toEnd();
-    $("prompt").focus();
+    focusPrompt();
   }
 
   showBusy() {

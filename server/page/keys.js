@@ -68,4 +68,4 @@ const TRIES = ["What can you do?", "How many r are in strawberry?", "What is 47 
 $("tries").append(...TRIES.map((text) => h("button", { type: "button", class: "try", onclick: () => chat.ask(text) }, text)));
 
 chat.showPanel(chat.view.panel ?? matchMedia("(min-width: 72rem)").matches);
-prompt.focus();
+if (!matchMedia("(pointer: coarse)").matches) prompt.focus();
