@@ -192,6 +192,11 @@ class PoolMachine(RuleBasedStateMachine):
     def release(self, data: st.DataObject) -> None:
         self.pool.release(self.held.pop(data.draw(st.integers(0, len(self.held) - 1))))
 
+    @rule()
+    def forget(self) -> None:
+        self.pool.forget()
+        assert self.pool.num_cached == 0
+
     @precondition(lambda self: self.under_way < 2)
     @rule()
     def begin(self) -> None:

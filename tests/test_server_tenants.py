@@ -14,7 +14,7 @@ from prelude.types.service import Hints, ServiceClass
 from prelude.types.wire import Ready
 from tests.fakes import scripted_client, some_info
 from tests.key_samples import bearer, entry, guarded, keys_config
-from tests.server_harness import Harness, listening, serving
+from tests.server_harness import Engine, Gate, Harness, listening, serving, test_config
 from tests.text_samples import byte_level
 
 LONG = "the quick brown fox jumps over the lazy dog and the dog sleeps on " * 2
@@ -139,3 +139,51 @@ async def test_fairness_goes_by_the_key(tmp_path: Path) -> None:
             transport.events(TokenEvent(request.uid, 0, [5], "length"))
             assert (await asking).status_code == 200
     await client.close()
+
+
+async def test_a_request_may_cost_so_much_of_the_device(tmp_path: Path) -> None:
+    limited = entry("a", max_cost_ms=30, tokens_per_min=5000, requests_per_min=9)
+    async with guarded(tmp_path, limited) as server:
+        before = server.services.limits.open(await server.services.keyring.check("a"), counts=False)
+        for max_tokens, status in ((200, 400), (1, 200)):
+            body = {"prompt": "the fox", "max_tokens": max_tokens, "ignore_eos": True}
+            answer = await server.http.post("/v1/completions", json=body, headers=bearer("a"))
+            assert answer.status_code == status, answer.text
+            if status == 400:
+                error = answer.json()["error"]
+                assert error["param"] == "max_tokens"
+                assert "and one request may take 30 ms" in error["message"]
+                left = before.headers()  # nothing was computed, nothing is paid
+                assert left["x-ratelimit-remaining-requests"] == "9"
+                assert left["x-ratelimit-remaining-tokens"] == "5000"
+
+
+async def test_a_request_that_the_queue_refuses_is_not_counted(tmp_path: Path) -> None:
+    config = test_config()
+    config.batcher.max_waiting = 1
+    gate = Gate()
+    one = entry("a", requests_per_min=9, tokens_per_min=5000)
+    async with guarded(
+        tmp_path, one, config=config, engine=Engine(gate=gate, max_seqs=1)
+    ) as server:
+
+        async def ask() -> int:
+            body = {"prompt": "the fox", "max_tokens": 20}
+            response = await server.http.post("/v1/completions", json=body, headers=bearer("a"))
+            return response.status_code
+
+        report = server.services.limits.report
+        core = server.core
+        assert core is not None
+        asking = [asyncio.create_task(ask())]
+        await server.until(lambda: core.ledger.num_running == 1)
+        asking += [asyncio.create_task(ask()) for _ in range(3)]
+        await server.until(lambda: server.client.num_streams == 4)
+        gate.allow(3)  # between two steps the engine hears of them, and with the next it answers
+        await server.until(lambda: sum(task.done() for task in asking) == 2)
+        assert {task.result() for task in asking if task.done()} == {429}
+        assert (report("a")["requests"], report("a")["open"]) == (2, 2)
+        gate.open()
+        assert sorted(await asyncio.gather(*asking)) == [200, 200, 429, 429]
+        assert (report("a")["requests"], report("a")["open"]) == (2, 0)
+        assert (report("a")["prompt_tokens"], report("a")["output_tokens"]) != (0, 0)
