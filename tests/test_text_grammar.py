@@ -1,0 +1,281 @@
+"""Grammars and the matchers they give: what is allowed, where they end, and what is refused."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from prelude.text import grammar_matcher
+from prelude.text.grammar import Grammar, GrammarCompiler
+from prelude.text.grammar_matcher import TokenMatcher
+from prelude.text.grammar_source import grammar_source
+from prelude.text.grammar_trial import Trial
+from prelude.text.grammar_worker import Words
+from prelude.text.tokenizer import Tokenizer
+from prelude.types.constraint import Constraint, ConstraintError, ConstraintKind
+from tests.text_samples import byte_level_folder
+
+FOLDER = byte_level_folder()
+TOKENIZER = Tokenizer.load(FOLDER)
+SIZE = TOKENIZER.vocab_size
+EOS = TOKENIZER.eos_ids
+THINK, DONE = (TOKENIZER.encode(text)[0] for text in ("<think>", "</think>"))
+
+
+@pytest.fixture(scope="module")
+def compiler() -> Iterator[GrammarCompiler]:
+    made = GrammarCompiler(FOLDER / "tokenizer.json", SIZE, EOS, limit_s=2.0)
+    yield made
+    made.close()
+
+
+def allowed(matcher: TokenMatcher) -> set[int]:
+    mask = np.zeros(-(-SIZE // 32), dtype=np.int32)
+    matcher.fill(mask)
+    return set(np.unpackbits(mask.view(np.uint8), bitorder="little", count=SIZE).nonzero()[0])
+
+
+def walk(matcher: TokenMatcher, text: str) -> TokenMatcher:
+    """Every token of ``text`` must have been allowed."""
+    for token in TOKENIZER.encode(text, add_special_tokens=False):
+        assert token in allowed(matcher), text
+        matcher.accept(token)
+    return matcher
+
+
+def takes(grammar: Grammar, text: str) -> bool:
+    """Whether ``text`` is a whole answer."""
+    matcher = grammar.matcher(Constraint("json"))
+    for token in TOKENIZER.encode(text, add_special_tokens=False):
+        if matcher.ended is not None or token not in allowed(matcher):
+            return False
+        matcher.accept(token)
+    return matcher.ended == "stop" or EOS[0] in allowed(matcher)
+
+
+def compiled(compiler: GrammarCompiler, kind: ConstraintKind, value: object = "") -> Grammar:
+    text = value if isinstance(value, str) else json.dumps(value)
+    return compiler.compile(Constraint(kind, text))
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "good", "bad"),
+    [
+        ("json", "", ["{}", '{"a": [1, null]}'], ["[]", '"x"', "{", " {}", "{} "]),
+        ("choice", ["yes", "yes, but", 'n"o\n'], ["yes", "yes, but", 'n"o\n'], ["y", "no", ""]),
+        ("regex", "[0-9]{3}-[a-c]+", ["123-abc"], ["12-a", "123-", "123-abd"]),
+        ("regex", "^ab$", ["ab"], ["^ab$", "a"]),
+        ("regex", "a/b\\\\", ["a/b\\"], ["a/b"]),
+        ("lark", 'start: "a" | "b" start', ["a", "bba"], ["b", "ab"]),
+        ("lark", 'root ::= "a" | "b" root', ["a", "bba"], ["b", "ab"]),
+        ("json_schema", {"type": "integer"}, ["12", "-3"], ["1.5", '"1"']),
+        ("json_schema", {"enum": ["a", 1]}, ['"a"', "1"], ["a", "2"]),
+        ("json_schema", {"type": "string", "pattern": "^x+$"}, ['"xx"'], ['"y"']),
+        (
+            "json_schema",
+            {"type": "object", "properties": {"a": {"type": "boolean"}}, "required": ["a"]},
+            ['{"a":true}', '{"a": true, "b": 1}', '{\n  "a": true\n}'],
+            ["{}", '{"a":\n\n\n true}'],
+        ),
+    ],
+)
+def test_what_is_an_answer_and_what_is_not(
+    compiler: GrammarCompiler, kind: ConstraintKind, value: object, good: list[str], bad: list[str]
+) -> None:
+    grammar = compiled(compiler, kind, value)
+    assert [text for text in good if not takes(grammar, text)] == []
+    assert [text for text in bad if takes(grammar, text)] == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "says"),
+    [
+        ("json_schema", "{", "not a valid JSON schema"),
+        ("json_schema", "3", "not a valid JSON schema"),
+        ("json_schema", '{"type": "strnig"}', "strnig"),
+        ("json_schema", '{"not": {}}', "not"),
+        ("json_schema", '{"$ref": "#/$defs/no"}', "/$defs/no"),
+        ("json_schema", '{"$ref": "https://example.com/schema"}', "example.com"),
+        ("json_schema", '{"$ref":"#/$defs/a","$defs":{"a":{"$ref":"#/$defs/a"}}}', "no answer"),
+        ("json_schema", '{"type": "string", "minLength": 3, "maxLength": 1}', "minLength"),
+        ("json_schema", '{"a":' * 5000 + "1" + "}" * 5000, "recursion"),
+        ("regex", "(a", "unclosed"),
+        ("regex", "a\\", "backslash"),
+        ("regex", "(?=a)b", "look-ahead"),
+        ("regex", "[^\\s\\S]", "no answer"),
+        ("choice", "[]", "at least one"),
+        ("choice", "[1]", "strings"),
+        ("choice", "{", "not a valid list"),
+        ("lark", "start: nobody", "nobody"),
+        ("lark", 'root ::= "a" nobody', "not a valid grammar"),
+        ("lark", "start: start", "no answer"),
+    ],
+)
+def test_what_can_be_nobodys_answer_is_refused(
+    compiler: GrammarCompiler, kind: ConstraintKind, text: str, says: str
+) -> None:
+    with pytest.raises(ConstraintError, match=says.replace("$", "\\$")):
+        compiler.compile(Constraint(kind, text))
+
+
+@pytest.mark.parametrize(
+    ("kind", "text"),
+    [
+        ("regex", ".*" * 20_000),
+        (
+            "json_schema",
+            json.dumps({"allOf": [{"type": "string", "pattern": f"a{i}|b.*"} for i in range(40)]}),
+        ),
+    ],
+    ids=["many stars", "many patterns"],
+)
+def test_what_would_take_for_ever_is_given_up(kind: ConstraintKind, text: str) -> None:
+    compiler = GrammarCompiler(FOLDER / "tokenizer.json", SIZE, EOS, limit_s=0.3)
+    with pytest.raises(ConstraintError, match=r"more than 0.3 s"):
+        compiler.compile(Constraint(kind, text))
+    assert takes(compiled(compiler, "regex", "ab"), "ab"), "the next one is none the worse"
+    compiler.close()
+
+
+def test_a_worker_that_dies_is_replaced() -> None:
+    trial = Trial(Words(300, {0: "<eos>"}), 5.0)
+    assert trial.source(Constraint("regex", "ab"))
+    assert trial._worker is not None
+    trial._worker.kill()
+    with pytest.raises(ConstraintError, match="memory"):
+        trial.source(Constraint("regex", "ab"))
+    assert trial.source(Constraint("regex", "ab"))
+    trial.close()
+    assert trial._worker is None
+
+
+_KEYWORDS = """type properties items anyOf allOf oneOf $ref $defs enum pattern minLength maxItems
+required format x-guidance not const additionalProperties prefixItems minimum multipleOf""".split()
+JSON_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=8),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(_KEYWORDS),
+            inner,
+            max_size=4,
+        )
+    ),
+    max_leaves=12,
+)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    st.tuples(st.just("json_schema"), JSON_VALUES.map(json.dumps) | st.text(max_size=40))
+    | st.tuples(st.just("regex"), st.text(alphabet="ab(){}[]|*+?.\\^$,13-pLd", max_size=24))
+    | st.tuples(st.just("lark"), st.text(alphabet='starof: "/|()[]+*?\n::=<>%{}1', max_size=40))
+    | st.tuples(st.just("choice"), st.text(max_size=20))
+)
+def test_any_text_compiles_or_is_refused(
+    compiler: GrammarCompiler, pair: tuple[ConstraintKind, str]
+) -> None:
+    try:
+        grammar = compiler.compile(Constraint(*pair))
+    except ConstraintError as error:
+        assert str(error)
+        return
+    matcher = grammar.matcher(Constraint("json"))
+    for _ in range(4):
+        if matcher.ended is None:
+            matcher.accept(min(allowed(matcher)))
+
+
+def test_a_grammar_that_is_complete_ends_the_answer(compiler: GrammarCompiler) -> None:
+    grammar = compiled(compiler, "regex", "ab|abc")
+    matcher = walk(grammar.matcher(Constraint("regex")), "ab")
+    assert matcher.ended is None
+    assert set(EOS) < allowed(matcher), "every end is one"
+    assert walk(matcher, "c").ended == "stop"
+    other = walk(grammar.matcher(Constraint("regex")), "ab")
+    other.accept(EOS[-1])
+    assert other.ended == "stop"
+
+
+def test_who_ignores_ends_gets_none(compiler: GrammarCompiler) -> None:
+    grammar = compiled(compiler, "regex", "a{1,2}")
+    matcher = walk(grammar.matcher(Constraint("regex"), ignore_eos=True), "a")
+    assert not allowed(matcher) & set(EOS)
+    assert walk(matcher, "a").ended == "stop"
+
+
+def test_copies_are_on_their_own(compiler: GrammarCompiler) -> None:
+    grammar = compiled(compiler, "choice", ["abc", "xyz"])
+    one, other = (grammar.matcher(Constraint("choice")) for _ in range(2))
+    walk(one, "ab")
+    assert walk(other, "xyz").ended == "stop"
+    assert walk(one, "c").ended == "stop"
+
+
+def test_a_token_that_is_not_allowed_is_an_error(compiler: GrammarCompiler) -> None:
+    matcher = compiled(compiler, "regex", "ab").matcher(Constraint("regex"))
+    matcher.accept(TOKENIZER.encode("x")[0])
+    assert matcher.ended == "error"
+    assert "too complex" in matcher.error
+    assert not allowed(matcher) & set(EOS), (
+        "what comes after is dropped, and must not stop anything"
+    )
+
+
+def test_masks_that_take_too_long_end_the_answer(
+    compiler: GrammarCompiler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(grammar_matcher, "_ALLOWANCE_S", 0.0)
+    monkeypatch.setattr(grammar_matcher, "_MASK_S", -1.0)
+    matcher = compiled(compiler, "regex", "ab").matcher(Constraint("regex"))
+    allowed(matcher)
+    assert matcher.ended == "error"
+    assert "takes too long" in matcher.error
+
+
+def test_reasoning_is_free_and_has_no_end_but_its_own(compiler: GrammarCompiler) -> None:
+    grammar = compiled(compiler, "regex", "ab")
+    matcher = grammar.matcher(Constraint("regex", after_reasoning=True))
+    assert allowed(matcher) == set(range(SIZE)) - set(EOS)
+    walk(matcher, "anything")
+    matcher.accept(DONE)
+    assert matcher.wish_id == TOKENIZER.encode("\n")[0], "this tokenizer has no token for two"
+    matcher.accept(matcher.wish_id)
+    assert matcher.wish_id is None
+    assert walk(matcher, "ab").ended == "stop"
+
+
+def test_reasoning_may_be_wished_for_once(compiler: GrammarCompiler) -> None:
+    grammar = compiled(compiler, "regex", "ab")
+    matcher = grammar.matcher(Constraint("regex", may_reason=True))
+    assert matcher.wish_id == THINK
+    assert THINK not in allowed(matcher)
+    matcher.accept(THINK)
+    assert len(allowed(matcher)) == SIZE - len(EOS)
+    plain = walk(grammar.matcher(Constraint("regex", may_reason=True)), "a")
+    assert plain.wish_id is None
+
+
+def test_a_tokenizer_that_is_of_no_use(tmp_path: Path) -> None:
+    for text in ("{", '{"model": {}}'):
+        (tmp_path / "tokenizer.json").write_text(text)
+        broken = GrammarCompiler(tmp_path / "tokenizer.json", SIZE, EOS)
+        with pytest.raises(ConstraintError, match="tokenizer"):
+            broken.compile(Constraint("json"))
+
+
+def test_a_package_that_is_missing(
+    compiler: GrammarCompiler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ConstraintError, match="pip install llguidance"):
+        compiler.compile(Constraint("json"))
+
+
+def test_sources_say_what_they_are() -> None:
+    assert "CHOICE" in grammar_source(Constraint("choice", '["a", "b"]'))
+    assert "object" in grammar_source(Constraint("json"))
