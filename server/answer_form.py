@@ -33,7 +33,7 @@ class AnswerForm:
         else:
             is_open = dialect.reasoning_state(prompt_ids)
             if is_open and not reasons:
-                is_open, prompt_ids = None, prompt_ids + dialect.closing_ids()
+                is_open, prompt_ids = None, dialect.closed(prompt_ids)
         return cls(dialect, prompt_ids, tool_use(body), is_open, body.include_reasoning is False)
 
     @property

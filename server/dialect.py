@@ -60,16 +60,19 @@ class Dialect:
 
     def reasoning_state(self, prompt_ids: list[int]) -> bool | None:
         """Whether the answer begins within reasoning; None where there is none to come."""
-        if not self.reasons:
+        tail = self._tail(prompt_ids)
+        if not self.reasons or tail.endswith(END):
             return None
-        tail = self.tokenizer.decode(prompt_ids[-_TAIL_TOKENS:], skip_special_tokens=False)
-        if tail.rstrip().endswith(END):
-            return None
-        return self.always_reasons or tail.rstrip().endswith(START)
+        return self.always_reasons or tail.endswith(START)
 
-    def closing_ids(self) -> list[int]:
-        """What a prompt that has opened reasoning goes on with where none is wanted."""
-        return self.tokenizer.encode(f"\n{END}\n\n", add_special_tokens=False)
+    def closed(self, prompt_ids: list[int]) -> list[int]:
+        """The prompt with its reasoning at an end, for an answer that is to have none."""
+        start = "" if self._tail(prompt_ids).endswith(START) else START
+        return prompt_ids + self.tokenizer.encode(f"{start}\n{END}\n\n", add_special_tokens=False)
+
+    def _tail(self, prompt_ids: list[int]) -> str:
+        ids = prompt_ids[-_TAIL_TOKENS:]
+        return self.tokenizer.decode(ids, skip_special_tokens=False).rstrip()
 
     def shown_ids(self, tools: ToolUse | None, is_open: bool | None) -> frozenset[int]:
         """Special tokens that the parsers must see, although clients do not."""

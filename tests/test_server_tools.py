@@ -215,6 +215,9 @@ async def test_reasoning_can_be_left_in_the_content_or_be_taken_for_granted() ->
     async with serving(Engine(says(byte_level(), "Hm.</think>Yes.")), config=config) as server:
         message, _ = await both_ways(server)
         assert (message["reasoning_content"], message["content"]) == ("Hm.", "Yes.")
+        kwargs = {"thinking": False}  # which this template does not know
+        message, _ = await both_ways(server, chat_template_kwargs=kwargs)
+        assert message == {"role": "assistant", "content": "Hm.</think>Yes."}
 
 
 @pytest.mark.parametrize(

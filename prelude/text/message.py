@@ -37,10 +37,6 @@ class MessageDelta(msgspec.Struct, frozen=True):
     stop_reason: int | str | None = None
     token_ids: tuple[int, ...] = ()
 
-    @property
-    def says_something(self) -> bool:
-        return bool(self.content or self.reasoning or self.tool_calls or self.logprobs)
-
 
 class ToolCall(msgspec.Struct, frozen=True):
     """A whole call; ``arguments`` is JSON text as the model wrote it."""
