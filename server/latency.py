@@ -31,6 +31,21 @@ class Latencies:
         self.sum_s += seconds
 
 
+class Sizes:
+    """The same of numbers that are no times; ``bounds`` are the upper ends of its buckets."""
+
+    __slots__ = ("bounds", "counts", "total")
+
+    def __init__(self, bounds: Sequence[int]) -> None:
+        self.bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        self.total = 0
+
+    def observe(self, size: int) -> None:
+        self.counts[bisect_left(self.bounds, size)] += 1
+        self.total += size
+
+
 ByClass = dict[ServiceClass, Latencies]
 
 

@@ -9,7 +9,6 @@ service class that they were suffered in.
 from prometheus_client import (
     CollectorRegistry,
     Counter,
-    Histogram,
     ProcessCollector,
     disable_created_metrics,
     generate_latest,
@@ -17,19 +16,14 @@ from prometheus_client import (
 
 from prelude.client.client import EngineClient
 from prelude.server.engine_metrics import EngineCollector
-from prelude.server.latency import by_class
-from prelude.server.latency_text import LatencyTexts
+from prelude.server.histogram_text import HistogramTexts
+from prelude.server.latency import Sizes, by_class
 from prelude.server.steps import StepWatch
 from prelude.server.vllm_names import VllmCollector
 from prelude.types.service import ServiceClass
 
 _TOKENS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 20000, 50000, 100000)
-_SIZES = (
-    ("request_prompt_tokens", "prompt length", _TOKENS),
-    ("request_generation_tokens", "answer length", _TOKENS),
-    ("request_params_max_tokens", "how long an answer could get", _TOKENS),
-    ("request_params_n", "answers asked for", (1, 2, 5, 10, 20)),
-)
+_CHOICES = (1, 2, 5, 10, 20)
 
 
 class Metrics:
@@ -52,21 +46,19 @@ class Metrics:
         self._finished = self.counter(
             "request_success", "choices by how they ended", "finished_reason", "service_class"
         )
-        sizes = self._histograms()
-        self.prompt_tokens, self.output_tokens, self.max_tokens, self.num_choices = [
-            family.labels(model_name) for family in sizes
-        ]
+        self.prompt_tokens, self.output_tokens, self.max_tokens = [Sizes(_TOKENS) for _ in range(3)]
+        self.num_choices = Sizes(_CHOICES)
         engine = EngineCollector(client, self.steps, model_name)
         for collector in (ProcessCollector(registry=None), engine):
             self.registry.register(collector)
-        self.registry.register(VllmCollector((engine, self._finished, *sizes)))
+        self.registry.register(VllmCollector((engine, self._finished)))
         self._requests = self.counter("http_requests", "HTTP requests", "route", "status")
         self._errors = self.counter("errors", "errors that clients were told of", "code")
         self._unknown = self.counter("unknown_fields", "unknown request fields", "field")
         seconds = self.counter("frontend_seconds", "time spent by this process", "phase")
         self.prepare_seconds = seconds.labels(model_name, "prepare")
         self.stream_seconds = seconds.labels(model_name, "stream")
-        self._latencies = LatencyTexts(self)
+        self._histograms = HistogramTexts(self)
 
     def finished(self, reason: str, service_class: ServiceClass) -> None:
         self._finished.labels(self.model_name, reason, service_class).inc()
@@ -86,12 +78,4 @@ class Metrics:
         return Counter(f"prelude_{name}", what, ("model_name", *labels), registry=self.registry)
 
     def text(self) -> bytes:
-        return generate_latest(self.registry) + self._latencies.render()
-
-    def _histograms(self) -> list[Histogram]:
-        return [
-            Histogram(
-                f"prelude_{name}", what, ("model_name",), buckets=buckets, registry=self.registry
-            )
-            for name, what, buckets in _SIZES
-        ]
+        return generate_latest(self.registry) + self._histograms.render()

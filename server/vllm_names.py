@@ -9,7 +9,7 @@ from prometheus_client.registry import Collector
 from prometheus_client.samples import Sample
 
 _OURS, _ITS = "prelude_", "vllm:"
-# Histograms of latencies are rendered under both names in ``latency_text``.
+# Histograms are rendered under both names in ``histogram_text``.
 SAME = frozenset(
     {
         "cache_config_info",
@@ -21,10 +21,6 @@ SAME = frozenset(
         "prefix_cache_hits",
         "prefix_cache_queries",
         "prompt_tokens",
-        "request_generation_tokens",
-        "request_params_max_tokens",
-        "request_params_n",
-        "request_prompt_tokens",
         "request_success",
     }
 )
