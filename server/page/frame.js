@@ -3,18 +3,25 @@
 import { $ } from "./dom.js";
 
 const NEAR = 80; // pixels from the end within which a reader follows
+const CHEAP_MS = 8;
+const LONGEST_REST_MS = 500;
 
 export class Frame {
   constructor() {
     this.log = $("log");
     this.pending = new Map();
     this.next = 0;
+    this.timer = 0;
+    this.restMs = 0;
   }
 
-  // Paint with the next frame; only the last of several for the same key.
+  // Paint with the next frame; only the last of several for the same key. After a paint that took
+  // long the page rests three times as long, so that reading and scrolling stay possible.
   soon(key, paint) {
     this.pending.set(key, paint);
-    this.next ||= requestAnimationFrame(() => this.flush());
+    this.timer ||= setTimeout(() => {
+      this.next = requestAnimationFrame(() => this.flush());
+    }, this.restMs);
   }
 
   now(key, paint) {
@@ -23,11 +30,14 @@ export class Frame {
   }
 
   flush() {
+    clearTimeout(this.timer);
     cancelAnimationFrame(this.next);
-    this.next = 0;
-    const all = [...this.pending.values()];
+    this.timer = 0;
+    const all = [...this.pending.values()], startMs = performance.now();
     this.pending.clear();
     this.following(() => { for (const paint of all) paint(); });
+    const tookMs = performance.now() - startMs;
+    this.restMs = tookMs < CHEAP_MS ? 0 : Math.min(3 * tookMs, LONGEST_REST_MS);
   }
 
   // The reader is only taken along while at the end.
