@@ -223,6 +223,15 @@ async def test_a_full_queue_is_waited_for(tmp_path: Path) -> None:
     assert summary.answered == 30
 
 
+async def test_a_key_that_is_not_good_ends_the_run(tmp_path: Path) -> None:
+    body = b'{"error": {"message": "this API key is not known here"}}'
+    target = Scripted(lambda asked, count: Reply(401, {}, body))
+    source = write(tmp_path / "in", [line("a"), line("b")])
+    with pytest.raises(PermissionError, match="401: this API key is not known"):
+        await Batch(source, tmp_path / "out", target).run(silent)
+    assert (tmp_path / "out").read_text() == ""
+
+
 async def test_an_engine_that_is_gone_ends_the_run(tmp_path: Path) -> None:
     source = write(tmp_path / "in", [line("a"), line("b")])
     async with serving() as server:

@@ -27,6 +27,7 @@ Report = Callable[[str, float], None]
 Sleep = Callable[[float], Awaitable[None]]
 
 _AGAIN = frozenset({408, 429, 502, 503, 504})
+_UNWELCOME = frozenset({401, 403})  # whatever else is asked: nothing is written of it
 _MOST_S = 60.0
 
 
@@ -77,7 +78,8 @@ class Batch:
     sleep: Sleep = asyncio.sleep
 
     async def run(self, report: Report) -> Summary:
-        """Raises ``OSError`` or ``ValueError`` for files that cannot be used, and
+        """Raises ``OSError`` or ``ValueError`` for files that cannot be used, ``PermissionError``
+        if the server wants another key, and
         ``EngineDeadError`` once there is no engine any more."""
         known = written(self.path)
         total = count_lines(self.source)
@@ -126,6 +128,8 @@ class Batch:
                 wait_s = None
             else:
                 result = Result(name, task.custom_id, response=_response(reply))
+                if reply.status in _UNWELCOME:
+                    raise PermissionError(f"{reply.status}: {_message(reply)}")
                 if reply.status not in _AGAIN:
                     return result
                 wait_s = _retry_s(reply)
@@ -141,6 +145,13 @@ def _response(reply: Reply) -> Response:
     except msgspec.MsgspecError:
         body = reply.body.decode("utf-8", "replace")
     return Response(reply.status, reply.headers.get("x-request-id", ""), body)
+
+
+def _message(reply: Reply) -> str:
+    try:
+        return str(msgspec.json.decode(reply.body)["error"]["message"])
+    except (msgspec.MsgspecError, KeyError, TypeError):
+        return "no access"
 
 
 def _retry_s(reply: Reply) -> float | None:
