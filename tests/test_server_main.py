@@ -38,7 +38,7 @@ config.server.port = 0
 config.server.drain_s = float(sys.argv[3])
 opened = main.open_socket("127.0.0.1", 0)
 print(opened.getsockname()[1], flush=True)
-main.open_socket = lambda host, port: opened
+main.open_socket = lambda host, port, **options: opened
 
 
 def engine(config: Config) -> EngineClient:
