@@ -81,7 +81,9 @@ class ResponsesReply:
     def piece(self, part: Part, text: str, logprobs: tuple[LogprobEntry, ...]) -> bytes:
         number = self._num_events
         self._num_events += 1
-        tail = b"" if part.kind != "text" else b',"logprobs":' + _encode(_logprobs(logprobs))
+        tail = b',"logprobs":[]' if part.kind == "text" else b""
+        if logprobs:
+            tail = b',"logprobs":' + _encode(_logprobs(logprobs))
         return b'%b%b,"sequence_number":%d%b}\n\n' % (
             self._delta_prefix,
             _encode(text),

@@ -86,7 +86,7 @@ def test_node(url: str, name: str) -> None:
     node = shutil.which("node")
     if node is None:
         pytest.skip("Node.js is not installed")
-    script = shutil.copy(HERE / "clients.mjs", BUILD / "node")
+    script = str(shutil.copy(HERE / "clients.mjs", BUILD / "node"))
     run([node, script, name, url], BUILD / "node")
 
 
