@@ -57,6 +57,7 @@ export function explain(error) {
   if (status === 403) return { ...base, action: "key", title: "This key may not do that." };
   if (status === 429) return { ...base, title: "The server has too much to do, or you reached a limit." };
   if (code === "engine_dead" || code === "engine_error") return { ...base, title: "The engine failed." };
+  if (code === "engine_restarted") return { ...base, title: "The answer broke off." };
   if (code === "deadline_expired") return { ...base, title: "It took longer than its deadline." };
   if (code === "shutdown") return { ...base, title: "The server is shutting down." };
   if (status === 503) return { ...base, title: "The server cannot answer now." };

@@ -76,6 +76,7 @@ for (const [fields, title, action] of [
   [{ status: 403 }, /may not/, "key"],
   [{ status: 429, retryS: 3 }, /too much|limit/, "retry"],
   [{ status: 503, code: "engine_dead" }, /engine/, "retry"],
+  [{ status: 200, code: "engine_restarted" }, /broke off/, "retry"],
   [{ status: 200, code: "deadline_expired" }, /deadline/, "retry"],
   [{ status: 503, code: "shutdown" }, /shutting down/, "retry"],
   [{ status: 400, code: "context_length_exceeded", param: "messages" }, /too long/, null],
