@@ -1,9 +1,14 @@
 """gRPC over a real channel: answers, embeddings, aborts, keys, errors, health and reflection."""
 
 import asyncio
+import dataclasses
 import hashlib
 import io
 import math
+import shutil
+import socket
+import subprocess
+import sys
 import zipfile
 from array import array
 from collections.abc import AsyncIterator, Callable
@@ -24,6 +29,7 @@ from smg_grpc_proto.generated.vllm_engine_pb2_grpc import VllmEngineStub
 from prelude.runner.fake import fake_embedding
 from prelude.server.app import build_app
 from prelude.server.errors import ApiError
+from prelude.server.main import _start_grpc
 from prelude.server.rpc.listen import GrpcServer
 from prelude.server.rpc.status import status_of
 from tests.server_harness import ANSWER, Engine, Gate, Harness, serving, test_config
@@ -376,6 +382,51 @@ async def test_facts(tmp_path: Path) -> None:
         data = b"".join(chunk.data for chunk in chunks)
         assert chunks[-1].sha256 == hashlib.sha256(data).hexdigest()
         assert "tokenizer.json" in zipfile.ZipFile(io.BytesIO(data)).namelist()
+
+
+async def test_without_the_extra_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "prelude.server.rpc.listen", None)
+    config = test_config()
+    async with serving(config=config) as server:
+        assert await _start_grpc(server.services) is None
+        config.server.grpc.port = 0
+        with pytest.raises(ValueError, match=r"pip install 'prelude-llm\[grpc\]'"):
+            await _start_grpc(server.services)
+
+
+async def test_a_port_that_is_taken() -> None:
+    async with calling() as (server, _, _):
+        with socket.socket() as taken:
+            taken.bind(("127.0.0.1", 0))
+            taken.listen()
+            server.services.config.server.grpc.port = taken.getsockname()[1]
+            with pytest.raises(OSError, match=r"server\.grpc\.port"):
+                await _start_grpc(server.services)
+
+
+async def test_over_tls(tmp_path: Path) -> None:
+    cert, key = _certificate(tmp_path)
+    config = test_config()
+    config.server.tls.cert, config.server.tls.key = str(cert), str(key)
+    config.server.grpc.port = 0
+    async with serving() as server:
+        beside = GrpcServer(dataclasses.replace(server.services, config=config))
+        await beside.start()
+        credentials = grpc.ssl_channel_credentials(cert.read_bytes())
+        async with grpc.aio.secure_channel(f"localhost:{beside.port}", credentials) as channel:
+            (message,) = [m async for m in VllmEngineStub(channel).Generate(said())]
+            assert message.complete.finish_reason == "stop"
+        await beside.stop()
+
+
+def _certificate(folder: Path) -> tuple[Path, Path]:
+    cert, key = folder / "cert.pem", folder / "key.pem"
+    command = "openssl req -x509 -newkey rsa:2048 -nodes -days 1 -subj /CN=localhost"
+    names = ["-addext", "subjectAltName=DNS:localhost", "-keyout", str(key), "-out", str(cert)]
+    if shutil.which("openssl") is None:
+        pytest.skip("needs openssl")
+    subprocess.run([*command.split(), *names], check=True, capture_output=True)
+    return cert, key
 
 
 async def test_bugs_are_internal_and_leave_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

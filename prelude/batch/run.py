@@ -79,8 +79,7 @@ class Batch:
 
     async def run(self, report: Report) -> Summary:
         """Raises ``OSError`` or ``ValueError`` for files that cannot be used, ``PermissionError``
-        if the server wants another key, and
-        ``EngineDeadError`` once there is no engine any more."""
+        if the server wants another key, ``EngineDeadError`` once there is no engine any more."""
         known = written(self.path)
         total = count_lines(self.source)
         summary = Summary()
