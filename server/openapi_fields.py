@@ -95,16 +95,21 @@ def _list(items: Schema) -> Schema:
     return {"type": "array", "items": items, "minItems": 1}
 
 
+_NAME: Schema = {"type": "string", "pattern": "^[A-Za-z0-9_.-]{1,128}$"}
+_MAYBE_TEXT: Schema = {"type": ["string", "null"]}
 _FUNCTION: Schema = {
     "type": "object",
     "required": ["name"],
     "properties": {
-        "name": {"type": "string", "minLength": 1},
-        "description": {"type": "string"},
-        "parameters": {"type": "object"},
+        "name": _NAME,
+        "description": _MAYBE_TEXT,
+        "parameters": {"type": ["object", "null"]},
     },
 }
-_CHAT_MESSAGE = _by_role(["system", "developer", "user", "assistant", "tool"], _parts("text"))
+_CHAT_MESSAGE = _by_role(
+    ["system", "developer", "user", "assistant", "tool"],
+    {"anyOf": [*_parts("text")["anyOf"], {"type": "null"}]},
+)
 _ITEM: Schema = {
     "anyOf": [
         _by_role(["user", "system", "developer"], _parts("input_text")),
@@ -217,8 +222,8 @@ _MESSAGES: Mapping[str, Schema] = {
             "type": "object",
             "required": ["name", "input_schema"],
             "properties": {
-                "name": {"type": "string", "minLength": 1},
-                "description": {"type": "string"},
+                "name": _NAME,
+                "description": _MAYBE_TEXT,
                 "input_schema": {"type": "object"},
             },
         },
@@ -241,6 +246,7 @@ def request_schemas(*, has_priorities: bool) -> dict[str, Schema]:
             whole["priority"] = {"enum": [0, None]}
         for field, old in schema.get("properties", {}).items():
             schema["properties"][field] = whole.get(field) or _bounded(field, old)
+    found["TokenizeRequest"]["anyOf"] = [{"required": [one]} for one in ("prompt", "messages")]
     return found
 
 
