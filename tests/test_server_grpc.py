@@ -316,6 +316,12 @@ async def test_keys() -> None:
         assert (await health_pb2_grpc.HealthStub(channel).Check(_asks())).status
 
 
+async def test_without_keys_nobody_is_an_operator() -> None:
+    async with calling() as (_, _, stub):
+        code, _ = await refused(stub.FlushCache(common.FlushCacheRequest()))
+        assert code is grpc.StatusCode.PERMISSION_DENIED
+
+
 async def test_limits() -> None:
     async with calling() as (server, _, stub):
         server.services.config.server.limits.requests_per_min = 2
