@@ -7,6 +7,7 @@ import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from openai import AsyncOpenAI
 
 from prelude.server.errors import ApiError, retry_later
 from prelude.server.resume import Keeper, Kept
@@ -14,7 +15,7 @@ from prelude.server.sse import error_event
 from prelude.types.request import TokenEvent
 from prelude.types.wire import Abort
 from tests.fakes import ScriptedTransport, until
-from tests.server_harness import Harness, parse_events
+from tests.server_harness import ANSWER, Harness, parse_events, serving
 from tests.test_server_faults import CHAT, HI, ids, scripted
 
 MIB = 2**20
@@ -332,3 +333,19 @@ async def test_a_drain_ends_lost_streams_too() -> None:
         await server.services.lifecycle.drain(0)
         await until(lambda: server.services.lifecycle.num_open == 0)
         await until(lambda: Abort(uid) in transport.sent)
+
+
+async def test_clients_that_know_nothing_of_it_read_numbered_events() -> None:
+    async with (
+        serving() as server,
+        AsyncOpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as client,
+    ):
+        stream = await client.chat.completions.create(
+            model="test-model",
+            messages=[{"role": "user", "content": "Hi"}],
+            stream=True,
+            extra_headers={"X-Prelude-Resume": "1"},
+        )
+        texts = [chunk.choices[0].delta.content or "" async for chunk in stream]
+        assert "".join(texts) == ANSWER
+        assert len(server.services.keeper) == 1
