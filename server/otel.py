@@ -38,6 +38,7 @@ _OPERATIONS = {
     "/v1/completions": "text_completion",
     "/v1/embeddings": "embeddings",
 }
+_EXPORT_S = 3.0  # with all attempts; a server that ends waits as long for a collector that is gone
 _PROPAGATOR = TraceContextTextMapPropagator()
 
 Attributes = dict[str, AttributeValue]
@@ -52,7 +53,8 @@ def exporting(endpoint: str, sample: float) -> TracerProvider:
         resource=Resource.create(named),
         shutdown_on_exit=False,
     )
-    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint=endpoint)))
+    exporter = OTLPSpanExporter(endpoint=endpoint, timeout=_EXPORT_S)
+    provider.add_span_processor(BatchSpanProcessor(exporter))
     return provider
 
 
