@@ -23,7 +23,7 @@ from prelude.server.services import Services
 logger = logging.getLogger(__name__)
 
 _HEALTH_S = 0.25  # how late health may learn of an engine's end
-_END_S = 5.0  # for calls to be told, once their work has ended
+_END_S = 1.0  # for calls to be told, once their work has ended; who watches health never leaves
 _REFLECTION = "/grpc.reflection."
 _State = health_pb2.HealthCheckResponse.ServingStatus
 
