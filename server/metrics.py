@@ -1,5 +1,5 @@
 """What Prometheus may ask: vLLM's names under our prefix and with service classes, and beside
-them the same numbers under vLLM's own prefix and labels, so that its dashboards work as they are.
+them the same numbers under vLLM's own prefix and labels, for dashboards that were made for it.
 
 Gauges and counters of the engine are read from its last statistics when somebody scrapes;
 histograms of requests are filled as their events pass through this process. Latencies carry the
