@@ -9,6 +9,7 @@ from starlette.routing import Route
 
 from prelude.server.errors import ApiError
 from prelude.server.fields import FieldRules
+from prelude.server.hints import tier_of
 from prelude.server.reply import respond
 from prelude.server.responses_input import chat_request
 from prelude.server.responses_protocol import (
@@ -39,9 +40,11 @@ async def responses(request: Request) -> Response:
     arrival_s = time.monotonic()
     services = services_of(request)
     body = services.fields.decode(await read_body(request), ResponsesRequest, FIELDS)
-    turn = await TranslatedTurn.begin(request, chat_request(body), arrival_s, RENAMED)
+    chat = chat_request(body)
+    turn = await TranslatedTurn.begin(request, chat, arrival_s, RENAMED)
     suffix, generation = request.state.request_id, turn.generation
     head = _head(body, generation.params, suffix, services.model_name)
+    head["service_tier"] = tier_of(chat, services.config.batcher.policy)
     reply = ResponsesReply(head, suffix, generation)
     return await respond(
         request, services, turn, reply, bool(body.stream), done=b"", on_error=reply.failed

@@ -61,6 +61,7 @@ async def test_a_response_has_what_sdks_read() -> None:
         assert (body["object"], body["status"], body["error"]) == ("response", "completed", None)
         assert (body["metadata"], body["temperature"]) == ({"k": "v"}, 0.5)
         assert (body["instructions"], body["store"]) == ("Be brief", False)
+        assert body["service_tier"] == "default"
         (item,) = body["output"]
         assert (item["type"], item["role"], item["status"]) == ("message", "assistant", "completed")
         (part,) = item["content"]
