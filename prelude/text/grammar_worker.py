@@ -6,6 +6,7 @@ line, in case nobody is left to kill it.
 """
 
 import math
+import os
 import resource
 import sys
 from itertools import islice
@@ -84,6 +85,7 @@ def judge(constraint: Constraint, tokenizer: "LLTokenizer") -> Verdict:
 def main() -> None:
     from llguidance import LLTokenizer, TokenizerWrapper
 
+    os.nice(10)  # answers come before questions
     lines = sys.stdin.buffer
     words = msgspec.json.decode(lines.readline(), type=Words)
     tokenizer = LLTokenizer(TokenizerWrapper(_Bytes(words)))
