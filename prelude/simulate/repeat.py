@@ -10,7 +10,7 @@ import numpy as np
 from prelude.batcher.sequence import Sequence
 from prelude.engine.core import EngineCore
 from prelude.simulate.runner import Floats, SimRunner
-from prelude.types.plan import Launch, Plan, Row, StepOutput
+from prelude.types.plan import Launch, Plan, Row
 from prelude.types.prices import sums_of
 
 
@@ -41,18 +41,16 @@ class RepeatingCore(EngineCore):
     def _take(self, plan: Plan, seqs: list[Sequence], step_ms: Floats) -> None:
         num = len(step_ms)
         self._collected_s = self.ledger.now_s = self._clock()
-        self._steps += num
-        self._output_tokens += num * len(seqs)
+        self._gauges.num_steps += num
+        self._gauges.output_tokens += num * len(seqs)
         launch = _later(plan.launches[0], num // 2)
         host_ms = self.runner.truth.host_ms(len(seqs))
         run_ms = float(step_ms.sum()) - num * host_ms
-        self._charge(
-            replace(plan, launches=(launch,)),
-            StepOutput((), (run_ms,)),
-            {seq.seq_id: seq for seq in seqs},
-        )
+        prices = self.profile.prices.table
+        owners = {seq.seq_id: seq for seq in seqs}
+        self.ledger.fairness.charge_step((launch,), (run_ms,), owners, prices)
         last = _later(plan.launches[0], num)
-        price_ms = self.profile.prices.table.step_ms(sums_of(last.rows, last.key.mode))
+        price_ms = prices.step_ms(sums_of(last.rows, last.key.mode))
         self.profile.observe(replace(last, price_ms=price_ms), float(step_ms[-1]) - host_ms)
         for seq in seqs:
             self._append_many(seq, num)
