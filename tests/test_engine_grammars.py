@@ -261,6 +261,20 @@ def test_the_ones_used_last_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     assert compiler.texts == ["1", "2", "3", "2"]
 
 
+def test_more_may_wait_than_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("prelude.engine.grammars._NUM_KEPT", 2)
+    compiler = Compiler()
+    core = open_core(compiler)
+    texts = [str(10 + i) for i in range(20)]
+    for uid, text in enumerate(texts):
+        assert core.add(held(text, uid)) == []
+    compiler.gate.set()
+    found = finish(core)
+    assert [tokens(found[uid, 0]) for uid in range(20)] == [[int(d) for d in t] for t in texts]
+    assert sorted(compiler.texts) == texts, "each is compiled once"
+    core.close()
+
+
 def test_params_without_a_constraint_are_untouched() -> None:
     assert SamplingParams().constraint is None
     assert SamplingParams(constraint=Constraint("json")).sample_mode == "full"

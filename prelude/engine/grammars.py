@@ -2,6 +2,7 @@
 and nobody waits for them."""
 
 from collections import OrderedDict
+from collections.abc import Iterator
 from collections.abc import Sequence as Seq
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from hashlib import blake2b
@@ -31,6 +32,7 @@ class Compiler(Protocol):
 
 
 _Compiling = Future[Grammar]
+_Key = tuple[str, bytes]
 
 
 class Grammars:
@@ -40,7 +42,7 @@ class Grammars:
     def __init__(self, compiler: Compiler | None = None) -> None:
         self._compiler = compiler
         self._threads: ThreadPoolExecutor | None = None
-        self._known: OrderedDict[tuple[str, bytes], _Compiling] = OrderedDict()
+        self._known: OrderedDict[_Key, _Compiling] = OrderedDict()
         self._held: dict[int, tuple[Request, _Compiling]] = {}
 
     @property
@@ -79,10 +81,13 @@ class Grammars:
         for seq in group:
             seq.matcher = grammar.matcher(constraint, ignore_eos=params.ignore_eos)
 
-    def take_ready(self) -> list[Request]:
-        """Those that need not wait any longer leave, in the order they came."""
-        ready = [uid for uid, (_, future) in self._held.items() if future.done()]
-        return [self._held.pop(uid)[0] for uid in ready]
+    def take_ready(self) -> Iterator[Request]:
+        """Those that need not wait any longer leave, one by one in the order they came. What one
+        has waited for is known when it leaves, whatever has been compiled since."""
+        for uid in [uid for uid, (_, future) in self._held.items() if future.done()]:
+            request, future = self._held.pop(uid)
+            self._keep(_key(_constraint(request)), future)
+            yield request
 
     def take(self, uid: int) -> Request | None:
         """It leaves, if it waits here."""
@@ -105,15 +110,18 @@ class Grammars:
             self._compiler.close()
 
     def _find(self, compiler: Compiler, constraint: Constraint) -> _Compiling:
-        digest = blake2b(constraint.text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
-        key = (constraint.kind, digest)
+        key = _key(constraint)
         if (future := self._known.get(key)) is None:
             self._threads = self._threads or ThreadPoolExecutor(_NUM_THREADS, "prelude-grammar")
-            future = self._known[key] = self._threads.submit(compiler.compile, constraint)
-            if len(self._known) > _NUM_KEPT:
-                self._known.popitem(last=False)
-        self._known.move_to_end(key)
+            future = self._threads.submit(compiler.compile, constraint)
+        self._keep(key, future)
         return future
+
+    def _keep(self, key: _Key, future: _Compiling) -> None:
+        self._known[key] = future
+        self._known.move_to_end(key)
+        if len(self._known) > _NUM_KEPT:
+            self._known.popitem(last=False)
 
 
 def match_error(seq: Sequence) -> str:
@@ -125,3 +133,8 @@ def match_error(seq: Sequence) -> str:
 def _constraint(request: Request) -> Constraint:
     assert request.params.constraint is not None
     return request.params.constraint
+
+
+def _key(constraint: Constraint) -> _Key:
+    text = constraint.text.encode("utf-8", "surrogatepass")
+    return constraint.kind, blake2b(text, digest_size=16).digest()
