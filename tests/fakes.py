@@ -81,7 +81,7 @@ class ScriptedEngines:
         self.started: list[ScriptedTransport] = []
         self.waits: list[float] = []
         self.now_s = 0.0
-        self.refusal: OSError | None = None
+        self.refusal: Exception | None = None
         supervisor = Supervisor(
             self._connect,
             config or SupervisorConfig(hang_s=0.0),

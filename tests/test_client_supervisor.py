@@ -2,10 +2,13 @@
 
 import asyncio
 import logging
+from collections.abc import Callable
+from functools import partial
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from zmq import ZMQError
 
 from prelude.client.client import EngineDeadError
 from prelude.client.supervisor import Supervisor
@@ -135,10 +138,13 @@ async def test_a_restart_that_fails_to_start_counts_and_is_tried_again() -> None
     await engines.client.close()
 
 
-async def test_a_system_that_starts_no_process_is_asked_again() -> None:
+@pytest.mark.parametrize("kind", [OSError, RuntimeError, partial(ZMQError, 24)])
+async def test_a_system_that_starts_no_process_is_asked_again(
+    kind: Callable[[str], Exception],
+) -> None:
     engines = ScriptedEngines(SupervisorConfig(max_restarts=2, hang_s=0.0))
     first = await engines.ready()
-    engines.refusal = OSError("no more processes")
+    engines.refusal = kind("no more processes")
     first.die("gone")
     await until(lambda: engines.client.state == "dead")
     assert engines.client.restarts == {"error": 1, "start": 1}

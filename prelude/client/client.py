@@ -267,7 +267,7 @@ class EngineClient:
         self._begun_s = time.monotonic()
         try:
             self._transport = self._supervisor.connect()
-        except OSError as error:
+        except Exception as error:  # of the system, of sockets, of threads: nobody else sees it
             self._transport = Unreachable(error)
 
     def _gone(self) -> EngineDeadError:

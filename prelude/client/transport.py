@@ -34,7 +34,7 @@ class Transport(Protocol):
 class Unreachable:
     """The way to an engine that the system would not start."""
 
-    def __init__(self, error: OSError) -> None:
+    def __init__(self, error: Exception) -> None:
         self._error = error
 
     def send(self, message: ToEngine) -> None:
