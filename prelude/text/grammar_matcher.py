@@ -64,7 +64,8 @@ class TokenMatcher:
         if self._allowance_s < 0.0 or self._matcher.is_error():
             self._fail()
             mask.fill(-1)
-        _forbid(mask, self._forbidden_ids)
+        if self._forbidden_ids:
+            self._forbid_ends(mask)
 
     def accept(self, token_id: int) -> None:
         if self.ended is not None:
@@ -79,6 +80,13 @@ class TokenMatcher:
             self._fail()
         elif self._matcher.is_stopped():
             self.ended = "stop"
+
+    def _forbid_ends(self, mask: NDArray[np.int32]) -> None:
+        """Unless nothing else is left to say, as after an answer that is empty."""
+        before = mask.copy()
+        _forbid(mask, self._forbidden_ids)
+        if not mask.any():
+            mask[:] = before
 
     def _fail(self) -> None:
         self.ended = "error"

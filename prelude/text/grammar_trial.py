@@ -38,6 +38,7 @@ class Trial:
             self._kill()
 
     def _judge(self, constraint: Constraint) -> Verdict:
+        is_new = self._worker is None
         try:
             worker = self._worker or self._start()
             return _ask(worker, Job(constraint, self.limit_s), self.limit_s)
@@ -46,6 +47,8 @@ class Trial:
             return Verdict(error=f"takes more than {self.limit_s:g} s to compile; simplify it")
         except OSError:
             self._kill()
+            if not is_new:  # it may have died of something else
+                return self._judge(constraint)
             return Verdict(error="takes too much memory to compile; simplify it")
 
     def _start(self) -> subprocess.Popen[bytes]:
