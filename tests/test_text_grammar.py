@@ -1,20 +1,25 @@
 """Grammars and the matchers they give: what is allowed, where they end, and what is refused."""
 
+import io
 import json
+import os
+import resource
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from prelude.text import grammar_matcher
+from prelude.text import grammar_matcher, grammar_worker
 from prelude.text.grammar import Grammar, GrammarCompiler
 from prelude.text.grammar_matcher import TokenMatcher
 from prelude.text.grammar_source import grammar_source
 from prelude.text.grammar_trial import Trial
-from prelude.text.grammar_worker import Words
+from prelude.text.grammar_worker import Job, Verdict, Words
 from prelude.text.tokenizer import Tokenizer
 from prelude.types.constraint import Constraint, ConstraintError, ConstraintKind
 from tests.text_samples import byte_level_folder
@@ -152,6 +157,25 @@ def test_a_worker_that_dies_is_replaced() -> None:
     assert first.returncode is not None, "nobody is left to be buried"
     trial.close()
     assert trial._worker is None
+
+
+def test_what_a_worker_used_for_others_is_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Used:
+        ru_utime, ru_stime = 100.5, 40.0
+
+    lines = [Words(300, {0: "<eos>"}), Job(Constraint("regex", "ab"), 5.0)]
+    stdin = io.BytesIO(b"\n".join(map(msgspec.json.encode, lines)) + b"\n")
+    limits: list[tuple[int, tuple[int, int]]] = []
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(stdin))
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(out := io.BytesIO()))
+    monkeypatch.setattr(os, "nice", lambda by: by)
+    monkeypatch.setattr(resource, "getrusage", lambda who: Used)
+    monkeypatch.setattr(resource, "setrlimit", lambda what, limit: limits.append((what, limit)))
+    grammar_worker.main()
+    assert not msgspec.json.decode(out.getvalue(), type=Verdict).error
+    ((_, memory), (what, (soft, _))) = limits
+    assert memory[0] == 2 * 2**30
+    assert (what, soft) == (resource.RLIMIT_CPU, 148)
 
 
 _KEYWORDS = """type properties items anyOf allOf oneOf $ref $defs enum pattern minLength maxItems

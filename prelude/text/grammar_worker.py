@@ -93,8 +93,9 @@ def main() -> None:
     hard = resource.getrlimit(resource.RLIMIT_CPU)[1]
     for line in lines:
         job = msgspec.json.decode(line, type=Job)
-        used_s = resource.getrusage(resource.RUSAGE_SELF).ru_utime
-        resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(used_s + job.limit_s) + 2, hard))
+        used = resource.getrusage(resource.RUSAGE_SELF)  # the limit is of both, from its start
+        end_s = math.ceil(used.ru_utime + used.ru_stime + job.limit_s) + 2
+        resource.setrlimit(resource.RLIMIT_CPU, (end_s, hard))
         verdict = judge(job.constraint, tokenizer)
         sys.stdout.buffer.write(msgspec.json.encode(verdict) + b"\n")
         sys.stdout.buffer.flush()
