@@ -155,6 +155,7 @@ def test_requests_that_can_never_be_served_end_at_once() -> None:
         (request(list(range(1, 33)), uid=2), "32 tokens leave no room"),
         (request([VOCAB], uid=3), f"between 0 and {VOCAB - 1}"),
         (request([1], uid=4, stop_token_ids=(VOCAB,)), "stop_token_ids"),
+        (request([1], uid=5, min_tokens=1, stop_token_ids=(1,) * 49), "stop_token_ids"),
         (request([1], uid=5, logit_bias={VOCAB: 1.0}), "logit_bias"),
         (request([1], uid=6, allowed_token_ids=(-1,)), "allowed_token_ids"),
     ]

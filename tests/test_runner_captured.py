@@ -14,6 +14,8 @@ from prelude.engine.core import EngineCore
 from prelude.graphs.buckets import Buckets
 from prelude.runner.captured import CapturedRunner
 from prelude.runner.captured_programs import NoPlanning
+from prelude.runner.device_slots import _int_row
+from prelude.types.plan import SlotAdmit
 from prelude.types.request import Request, SamplingParams, TokenEvent
 from tests.device_double import DeviceDouble
 from tests.model_samples import load, save_checkpoint
@@ -170,3 +172,9 @@ def test_prices_cover_every_program_once_all_are_captured(tmp_path: Path) -> Non
     assert all(ms > 0 for ms in prices.body.ms)
     assert [curve.counts for curve in prices.heads] == [(1, 2, 4, 6)] * 3
     assert min(prices.ms_per_ctx_token, prices.ms_per_pair) > 0
+
+
+def test_any_number_of_ends_where_none_is_forbidden() -> None:
+    params = SamplingParams(stop_token_ids=tuple(range(200)))
+    admit = SlotAdmit(1, 1, params, 0, (5, 6), 2, params.stop_token_ids)
+    assert list(_int_row(admit)[:4]) == [1, 6, 0, 0]

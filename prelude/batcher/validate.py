@@ -3,6 +3,8 @@
 from prelude.types.errors import RequestError
 from prelude.types.request import Request
 
+_MAX_ENDS = 48  # what min_tokens forbids takes room on the device, beside the model's own ends
+
 
 def validate(request: Request, max_len: int, vocab_size: int) -> None:
     """Raise ``RequestError`` if the prompt does not fit into a context of ``max_len`` tokens, or
@@ -19,6 +21,8 @@ def validate(request: Request, max_len: int, vocab_size: int) -> None:
         raise RequestError(f"prompt: token ids must be between 0 and {vocab_size - 1}")
     if request.embeds and (params.n, params.max_tokens) != (1, 1):
         raise RequestError("embeds: an embedding is one choice of max_tokens=1")
+    if params.min_tokens and len(params.stop_token_ids) > _MAX_ENDS:
+        raise RequestError(f"stop_token_ids: at most {_MAX_ENDS} where there are min_tokens")
     for name, ids in (
         ("logit_bias", params.logit_bias.keys()),
         ("stop_token_ids", params.stop_token_ids),

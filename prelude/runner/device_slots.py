@@ -19,7 +19,7 @@ from prelude.runner.slots import base_bias, bias_of
 from prelude.types.plan import BlockGrant, SlotAdmit
 from prelude.types.request import SampleMode
 
-MAX_ENDS = 64  # ids that min_tokens can forbid
+MAX_ENDS = 64  # ids that min_tokens can forbid; requests have 48 of them at most
 _INT_MAX = 2**31 - 1
 _INTS = ("last", "top_k", "min_tokens")
 _FLOATS = (
@@ -216,7 +216,8 @@ class DeviceSlots:
 
 def _int_row(admit: SlotAdmit) -> np.ndarray:
     """Slot, the columns of ``_INTS``, then what ends the sequence, repeated to fill the row."""
-    params, ends = admit.params, admit.eos_ids
+    params = admit.params
+    ends = admit.eos_ids if params.min_tokens else ()
     assert len(ends) <= MAX_ENDS
     row = np.zeros(1 + len(_INTS) + MAX_ENDS, dtype=np.int32)
     top_k = min(params.top_k, _INT_MAX)
