@@ -1,12 +1,15 @@
 """The engine loop over a channel played by the test: who is let in when, and what is said."""
 
+import threading
 from collections.abc import Callable
 from itertools import pairwise
 
 import pytest
 
 from prelude.engine.core import EngineCore
+from prelude.engine.grammars import Grammar, Grammars
 from prelude.engine.loop import run_loop
+from prelude.types.constraint import Constraint, ConstraintError
 from prelude.types.prices import flat_prices
 from prelude.types.request import TokenEvent
 from prelude.types.wire import Abort, FromEngine, Shutdown, StepEvents, Submit, ToEngine, Truncate
@@ -49,7 +52,7 @@ class Script:
 
 
 def serve(
-    depth: int, messages: list[tuple[float, ToEngine]]
+    depth: int, messages: list[tuple[float, ToEngine]], grammars: Grammars | None = None
 ) -> tuple[Script, EngineCore, CarefulRunner]:
     clock = Clock()
     runner = CarefulRunner(
@@ -63,6 +66,7 @@ def serve(
         prices=flat_prices(STEP_MS, 0.0),
     )
     core = make_core(runner=runner, clock=clock)
+    core._grammars = grammars or core._grammars
     channel = Script(clock, messages)
     run_loop(core, channel)
     return channel, core, runner
@@ -134,3 +138,27 @@ def test_an_engine_without_work_is_heard_once_a_second() -> None:
     assert core.stats().num_steps == 0
     assert 4 <= len(channel.said) <= 7, "its client can tell idleness from a hang"
     assert not channel.events
+
+
+class _Never:
+    """A compiler of grammars that take an hour."""
+
+    def __init__(self) -> None:
+        self.ended = threading.Event()
+
+    def compile(self, constraint: Constraint) -> Grammar:
+        self.ended.wait(20)
+        raise ConstraintError("too late")
+
+    def close(self) -> None:
+        self.ended.set()
+
+
+def test_an_engine_that_only_waits_for_a_grammar_is_heard() -> None:
+    held = request([3, 4], uid=1, constraint=Constraint("regex", "a"))
+    channel, core, _ = serve(
+        1, [(0.0, Submit(held)), (4500.0, Abort(1))], grammars=Grammars(_Never())
+    )
+    core.close()
+    assert 4 <= len(channel.said) <= 9, "its client can tell patience from a hang"
+    assert [event.finish_reason for event in channel.events] == ["abort"]

@@ -147,9 +147,15 @@ class EngineCore:
         return bool(self._flights or self.ledger.num_running or self.ledger.num_waiting)
 
     @property
+    def only_compiles(self) -> bool:
+        """True while all there is waits for grammars, none of which is ready."""
+        grammars = self._grammars
+        return grammars.num_held > 0 and not self._has_sequences and not grammars.has_ready
+
+    @property
     def slack_ms(self) -> float:
         """How long requests may still be awaited before ``step`` is due; 0 or less: it is."""
-        if not self._has_sequences and self._grammars.num_held and not self._grammars.has_ready:
+        if self.only_compiles:
             return _COMPILING_MS
         if not self._flights or not self._has_room:
             return 0.0

@@ -66,7 +66,7 @@ def _turn(core: EngineCore, channel: Channel, said: EngineStats) -> EngineStats 
             return None
         events += _apply(core, message)
     if core.has_work:
-        if core.slack_ms > 0.0 and not events:
+        if core.slack_ms > 0.0 and not events and not core.only_compiles:
             return said
         if core.slack_ms <= 0.0:
             events += core.step()
