@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from prelude.conf.schema import BatcherConfig, CacheConfig
 from prelude.engine.core import EngineCore
 from prelude.engine.grammars import Grammars
-from prelude.types.constraint import Constraint, ConstraintError, MatchEnd
+from prelude.types.constraint import Constraint, ConstraintError, MatchEnd, SlowConstraintError
 from prelude.types.request import Request, SamplingParams, TokenEvent
 from tests.engines import VOCAB, CarefulRunner, Clock, request
 
@@ -69,6 +69,8 @@ class Compiler:
         assert self.gate.wait(20)
         if constraint.text.startswith("?"):
             raise ConstraintError("what is that?")
+        if constraint.text.startswith("~"):
+            raise SlowConstraintError("takes too long")
         self.grammars.append(Grammar(constraint.text))
         return self.grammars[-1]
 
@@ -278,3 +280,16 @@ def test_more_may_wait_than_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_params_without_a_constraint_are_untouched() -> None:
     assert SamplingParams().constraint is None
     assert SamplingParams(constraint=Constraint("json")).sample_mode == "full"
+
+
+@pytest.mark.parametrize(("text", "num_tries"), [("?", 1), ("~", 2)])
+def test_what_took_too_long_may_be_tried_again(text: str, num_tries: int) -> None:
+    """Other refusals are final: it is the text's fault and nobody else's."""
+    compiler = Compiler()
+    compiler.gate.set()
+    core = open_core(compiler)
+    for uid in (1, 2):
+        refused = core.add(held(text, uid))
+        ((event,),) = finish(core).values() if not refused else [refused]
+        assert event.finish_reason == "error"
+    assert compiler.texts == [text] * num_tries

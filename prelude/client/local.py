@@ -69,11 +69,16 @@ class LocalTransport:
     def _run(self, make_core: Callable[[], tuple[EngineCore, EngineInfo]]) -> None:
         try:
             core, info = make_core()
+        except ValueError as error:  # somebody's setting: the message says what to do
+            self._channel.send(Failed(str(error), "start"))
+            return
+        except Exception as error:
+            self._channel.send(Failed(describe(error)))
+            return
+        try:
             with contextlib.closing(core):
                 self._channel.send(Ready(info))
                 run_loop(core, self._channel)
-        except ValueError as error:
-            self._channel.send(Failed(str(error), "start"))
         except Exception as error:
             self._channel.send(Failed(describe(error)))
 

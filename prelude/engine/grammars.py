@@ -9,7 +9,12 @@ from hashlib import blake2b
 from typing import Protocol
 
 from prelude.batcher.sequence import Sequence
-from prelude.types.constraint import Constraint, ConstraintError, Matcher
+from prelude.types.constraint import (
+    Constraint,
+    ConstraintError,
+    Matcher,
+    SlowConstraintError,
+)
 from prelude.types.errors import Refusal, RefusedError, RequestError
 from prelude.types.request import Request
 
@@ -77,6 +82,8 @@ class Grammars:
         try:
             grammar = self._find(self._compiler, constraint).result()
         except ConstraintError as error:
+            if isinstance(error, SlowConstraintError):
+                self._known.pop(_key(constraint), None)  # the next one may have better luck
             raise RequestError(f"{constraint.field}: {error}") from error
         for seq in group:
             seq.matcher = grammar.matcher(constraint, ignore_eos=params.ignore_eos)

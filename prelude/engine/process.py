@@ -72,6 +72,10 @@ class ZmqChannel:
         self._context.term()
 
 
+class _NoEngineError(Exception):
+    """Somebody's setting or checkpoint: the message says what to do."""
+
+
 def engine_main(config: Config, to_engine: str, from_engine: str) -> None:
     """Runs in a spawned process. Start-up failures are sent as ``Failed`` with the root cause;
     signals belong to the parent, which asks for shutdown in its own time."""
@@ -85,7 +89,7 @@ def engine_main(config: Config, to_engine: str, from_engine: str) -> None:
     try:
         _run(config, channel)
         code = 0
-    except ValueError as error:  # somebody's setting or checkpoint: the message says what to do
+    except _NoEngineError as error:
         channel.send(Failed(str(error), "start"))
     except Exception as error:
         logger.error("the engine failed", exc_info=True)
@@ -112,7 +116,10 @@ def _run(config: Config, channel: ZmqChannel) -> None:
             draw(phase, fraction)
             channel.send(Progress(phase, fraction))
 
-        core, info = build_engine(config, report, process_age_s(), early)
+        try:
+            core, info = build_engine(config, report, process_age_s(), early)
+        except ValueError as error:
+            raise _NoEngineError(str(error)) from error
     gc.collect()
     gc.freeze()  # what start-up made stays: collections during steps need not look at it
     try:

@@ -67,6 +67,8 @@ class DeviceMasks:
 
     def prepare(self, launch: Launch) -> None:
         """Before the sampling of a launch whose forward pass is enqueued."""
+        if not self._matchers:
+            return
         slots = [row.slot for row in launch.rows if row.samples and row.slot in self._matchers]
         if not slots:
             return
@@ -81,7 +83,9 @@ class DeviceMasks:
     ) -> dict[int, MatchedToken]:
         """Once everything of a launch is enqueued: its constrained tokens, by row. ``ids`` int32
         [rows] can be read behind ``end``."""
-        tokens = {}
+        tokens: dict[int, MatchedToken] = {}
+        if not self._matchers:
+            return tokens
         for i, row in enumerate(launch.rows):
             matcher = self._matchers.get(row.slot) if row.samples else None
             if matcher is not None:

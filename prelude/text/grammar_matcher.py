@@ -60,7 +60,8 @@ class TokenMatcher:
             return
         start_s = time.thread_time()
         self._matcher.unsafe_compute_mask_ptr(mask.ctypes.data, mask.nbytes)
-        self._allowance_s += _MASK_S - (time.thread_time() - start_s)
+        spent_s = time.thread_time() - start_s
+        self._allowance_s = min(self._allowance_s + _MASK_S, _ALLOWANCE_S) - spent_s
         if self._allowance_s < 0.0 or self._matcher.is_error():
             self._fail()
             mask.fill(-1)

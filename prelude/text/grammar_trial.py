@@ -9,7 +9,7 @@ import time
 import msgspec
 
 from prelude.text.grammar_worker import Job, Verdict, Words
-from prelude.types.constraint import Constraint, ConstraintError
+from prelude.types.constraint import Constraint, ConstraintError, SlowConstraintError
 
 _START_S = 30.0  # for an interpreter, on a busy machine
 
@@ -26,7 +26,7 @@ class Trial:
 
     def source(self, constraint: Constraint) -> str:
         """The grammar's text, of which it is known that it compiles in time. Raises
-        ``ConstraintError``."""
+        ``ConstraintError``; ``SlowConstraintError`` where the machine may be at fault."""
         with self._lock:
             verdict = self._judge(constraint)
         if verdict.error:
@@ -42,9 +42,10 @@ class Trial:
         try:
             worker = self._worker or self._start()
             return _ask(worker, Job(constraint, self.limit_s), self.limit_s)
-        except TimeoutError:
+        except TimeoutError as error:
             self._kill()
-            return Verdict(error=f"takes more than {self.limit_s:g} s to compile; simplify it")
+            message = f"takes more than {self.limit_s:g} s to compile; simplify it"
+            raise SlowConstraintError(message) from error
         except OSError:
             self._kill()
             if not is_new:  # it may have died of something else

@@ -31,6 +31,10 @@ class ConstraintError(ValueError):
     """A constraint that cannot be met or is not worth the effort; the message is for its author."""
 
 
+class SlowConstraintError(ConstraintError):
+    """It took too long, which on a busier or idler machine may come out otherwise."""
+
+
 class Matcher(Protocol):
     """Where one answer stands in its grammar. ``ended`` is "stop" once nothing may follow, "error"
     once it cannot go on; ``error`` then says why. ``wish_id`` is one more token that may come next,
