@@ -14,7 +14,7 @@ from prelude.conf.schema import LimitsConfig
 from prelude.server.errors import ApiError, invalid
 from prelude.server.nesting import brackets, is_deeper, num_openings
 
-_MAX_DEPTH = 64
+MAX_DEPTH = 64
 _MAX_NODES = 200_000
 _STOP_KIB = 16.0
 _TOOLS_TO_SCHEMA = 16  # tools have one schema each, and few of them are long
@@ -67,14 +67,14 @@ DEFAULT_BOUNDS = BodyBounds.of(LimitsConfig())
 
 
 def _check_nesting(body: bytes) -> None:
-    if num_openings(body) <= _MAX_DEPTH:
+    if num_openings(body) <= MAX_DEPTH:
         return
     nested = brackets(body)
     if len(nested) > 2 * _MAX_NODES:
         message = f"the body has more than {_MAX_NODES} arrays and objects"
         raise ApiError(400, message, code="invalid_json")
-    if is_deeper(nested, _MAX_DEPTH):
-        message = f"the body is nested more than {_MAX_DEPTH} levels deep"
+    if is_deeper(nested, MAX_DEPTH):
+        message = f"the body is nested more than {MAX_DEPTH} levels deep"
         raise ApiError(400, message, code="invalid_json")
 
 

@@ -9,7 +9,11 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
+import msgspec
+
+from prelude.server.bounds import MAX_DEPTH
 from prelude.server.errors import ApiError, from_value_error, invalid, unsupported
+from prelude.server.nesting import brackets, is_deeper
 from prelude.server.protocol import (
     ChatRequest,
     CompletionRequest,
@@ -24,7 +28,6 @@ from prelude.text.tokenizer import Tokenizer
 T = TypeVar("T")
 
 _INLINE_CHARS = 2048  # about a millisecond of tokenizing
-_TOOL_CHARS = 400  # about what a tool's description takes
 
 
 async def off_loop(size: int, function: Callable[[], T]) -> T:
@@ -53,8 +56,7 @@ async def encode_chat(tokenizer: Tokenizer, body: ChatRequest | TokenizeRequest)
         messages, tools = in_words(messages, tools or ()), None
     prompt = body.add_generation_prompt
     return await off_loop(
-        sum(len(message.get("content") or "") for message in messages)
-        + _TOOL_CHARS * len(tools or ()),
+        len(msgspec.json.encode((messages, tools, variables))),
         lambda: tokenizer.encode_chat(
             messages,
             add_generation_prompt=not continues if prompt is None else prompt,
@@ -179,14 +181,19 @@ def _tool_calls(calls: Any, where: str) -> Any:
         function = call.get("function") if isinstance(call, dict) else None
         if not isinstance(function, dict):
             raise invalid(f"{where}.tool_calls.{n}.function", "must be an object", "invalid_type")
-        arguments = function.get("arguments")
-        if isinstance(arguments, str):
+        arguments = text = function.get("arguments")
+        if isinstance(text, str):
             try:
-                arguments = json.loads(arguments or "{}")
+                arguments = json.loads(text or "{}")
             except (ValueError, RecursionError) as error:
                 raise invalid(
                     f"{where}.tool_calls.{n}.function.arguments", f"is not valid JSON: {error}"
                 ) from error
+            if is_deeper(brackets(text.encode()), MAX_DEPTH):
+                raise invalid(
+                    f"{where}.tool_calls.{n}.function.arguments",
+                    f"is nested more than {MAX_DEPTH} levels deep",
+                )
         found.append({**call, "function": {**function, "arguments": arguments}})
     return found
 

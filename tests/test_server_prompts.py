@@ -164,3 +164,33 @@ async def test_long_work_leaves_the_loop() -> None:
     for size in (1, 10**6):
         with pytest.raises(ApiError, match="stop: is wrong"):
             await off_loop(size, fails)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"tools": [{"type": "function", "function": {"name": "f", "description": "x" * 9999}}]},
+        {"messages": [{"role": "assistant", "content": "", "reasoning_content": "x" * 9999}]},
+        {"chat_template_kwargs": {"facts": "x" * 9999}},
+    ],
+)
+async def test_whatever_makes_a_prompt_long_counts(
+    fields: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+
+    async def noted(size: int, function: Any) -> Any:
+        sizes.append(size)
+        return function()
+
+    monkeypatch.setattr("prelude.server.prompts.off_loop", noted)
+    await encode_chat(byte_level(), ChatRequest(**{"messages": [USER], **fields}))
+    assert sizes[0] > 9999
+
+
+async def test_arguments_are_nested_no_deeper_than_a_body() -> None:
+    function = {"name": "f", "arguments": '{"a":' * 200 + "1" + "}" * 200}
+    call = {"role": "assistant", "tool_calls": [{"function": function}]}
+    with pytest.raises(ApiError, match="nested more than 64 levels") as caught:
+        await chat(USER, call)
+    assert caught.value.param == "messages.1.tool_calls.0.function.arguments"

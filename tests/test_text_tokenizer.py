@@ -4,6 +4,8 @@ import json
 import shutil
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +60,17 @@ def test_encode_and_decode_equal_transformers(make_folder: Any, special: bool) -
         ids = ours.encode(text, add_special_tokens=special)
         assert ids == theirs.encode(text, add_special_tokens=special)
         assert ours.decode(ids, special) == theirs.decode(ids, skip_special_tokens=special)
+
+
+def test_other_threads_go_on_while_a_long_text_is_encoded() -> None:
+    tokenizer, text = byte_level(), " ".join(f"word{n}" for n in range(30_000))
+    thread = threading.Thread(target=tokenizer.encode, args=(text,))
+    thread.start()
+    turns = 0
+    while thread.is_alive():
+        time.sleep(1e-3)
+        turns += 1
+    assert turns > 5
 
 
 @pytest.mark.parametrize("make_folder", KINDS)
