@@ -125,7 +125,10 @@ def _string(schema: Mapping[str, Any]) -> float:
 
 def _count(schema: Mapping[str, Any], name: str) -> float:
     value = schema.get(name)
-    return float(value) if isinstance(value, int | float) else float("inf")
+    try:
+        return float(value) if isinstance(value, int | float) else float("inf")
+    except OverflowError:  # integers of any length are JSON
+        return float("inf")
 
 
 def _length(value: Any) -> float:

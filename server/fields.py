@@ -19,6 +19,7 @@ T = TypeVar("T", bound=msgspec.Struct)
 logger = logging.getLogger(__name__)
 
 _MAX_UNKNOWN = 64
+_MAX_NAME = 64
 
 # Fields that are for the caller's own books, or that state what we do anyway.
 WITHOUT_EFFECT = frozenset(
@@ -115,8 +116,8 @@ class FieldChecker:
         if self._strict:
             raise invalid(name, "unknown field", code="unknown_parameter")
         if name not in self._warned:
-            if len(self._warned) >= _MAX_UNKNOWN:
-                name = "other"  # clients choose these names: keep their number bounded
+            if len(self._warned) >= _MAX_UNKNOWN or len(name) > _MAX_NAME:
+                name = "other"  # clients choose these names: keep number and length bounded
             else:
                 self._warned.add(name)
                 logger.warning("ignoring the unknown request field %r", name)

@@ -96,6 +96,12 @@ def test_unknown_names_are_bounded() -> None:
     assert seen[-1] == "other"
 
 
+def test_names_of_any_length_are_not_kept() -> None:
+    fields, seen = checker()
+    fields.decode(msgspec.json.encode(MESSAGES | {"x" * 10**6: 1}), ChatRequest)
+    assert seen == ["other"]
+
+
 def test_strict_refuses_unknown_fields() -> None:
     error = refusal({"mystery": 1}, strict=True)
     assert (error.param, error.code) == ("mystery", "unknown_parameter")

@@ -121,6 +121,7 @@ CLOSED = OPEN | {"additionalProperties": False}
         ("json_schema", {"const": "a" * 3000}, False),
         ("json_schema", {"type": "string"}, False),
         ("json_schema", {"type": "string", "maxLength": 20}, True),
+        ("json_schema", {"type": "string", "maxLength": 10**400}, False),
         ("json_schema", {"type": "string", "format": "date"}, True),
         ("json_schema", {"type": "string", "format": "email"}, False),
         ("json_schema", {"type": "string", "pattern": "^[a-z]{4}$"}, True),
