@@ -1,6 +1,7 @@
 """The methods of ``vllm.grpc.engine.VllmEngine`` that this engine has; the others answer
 UNIMPLEMENTED by themselves."""
 
+import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Callable
 from typing import Any, Protocol
@@ -147,7 +148,7 @@ class Service:
     ) -> AsyncIterator[common.GetTokenizerChunk]:
         """A zip of its files, in pieces."""
         async with calling(self._services, context, "GetTokenizer"):
-            data = zipped_tokenizer(self._services.config.model)
+            data = await asyncio.to_thread(zipped_tokenizer, self._services.config.model)
             for start in range(0, len(data), _PIECE_BYTES):
                 piece = data[start : start + _PIECE_BYTES]
                 is_last = start + _PIECE_BYTES >= len(data)
