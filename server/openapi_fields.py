@@ -97,6 +97,7 @@ def _list(items: Schema) -> Schema:
 
 _NAME: Schema = {"type": "string", "pattern": "^[A-Za-z0-9_.-]{1,128}$"}
 _MAYBE_TEXT: Schema = {"type": ["string", "null"]}
+_MAYBE_PARTS: Schema = {"anyOf": [*_parts("text")["anyOf"], {"type": "null"}]}
 _FUNCTION: Schema = {
     "type": "object",
     "required": ["name"],
@@ -106,10 +107,17 @@ _FUNCTION: Schema = {
         "parameters": {"type": ["object", "null"]},
     },
 }
-_CHAT_MESSAGE = _by_role(
-    ["system", "developer", "user", "assistant", "tool"],
-    {"anyOf": [*_parts("text")["anyOf"], {"type": "null"}]},
-)
+_CHAT_MESSAGE: Schema = {
+    "type": "object",
+    "required": ["role"],
+    "properties": {
+        "role": {
+            "type": "string",
+            "description": "system, developer, user, assistant, tool, or what the template knows",
+        },
+        "content": _MAYBE_PARTS,
+    },
+}
 _ITEM: Schema = {
     "anyOf": [
         _by_role(["user", "system", "developer"], _parts("input_text")),
@@ -188,23 +196,24 @@ _WHOLE: Mapping[str, Mapping[str, Schema]] = {
 }
 
 
-def _block(kind: str, **fields: Schema) -> Schema:
+def _block(kind: str, /, optional: Mapping[str, Schema] = {}, **fields: Schema) -> Schema:
     return {
         "type": "object",
         "required": ["type", *fields],
-        "properties": {"type": {"const": kind}, **fields},
+        "properties": {"type": {"const": kind}, **fields, **optional},
     }
 
 
 _STRING: Schema = {"type": "string"}
 _ASKED = [
     _block("text", text=_STRING),
-    _block("tool_result", tool_use_id=_STRING, content=_parts("text")),
+    _block("tool_result", {"content": _MAYBE_PARTS}, tool_use_id=_STRING),
 ]
 _ANSWERED = [
     _block("text", text=_STRING),
     _block("thinking", thinking=_STRING),
-    _block("tool_use", id=_STRING, name=_STRING, input={"type": "object"}),
+    _block("redacted_thinking"),
+    _block("tool_use", {"input": {"type": "object"}}, id=_STRING, name=_STRING),
 ]
 
 
@@ -214,8 +223,16 @@ def _turn(role: str, blocks: list[Schema]) -> Schema:
 
 
 _MESSAGES: Mapping[str, Schema] = {
-    "messages": _list({"anyOf": [_turn("user", _ASKED), _turn("assistant", _ANSWERED)]}),
-    "system": {**_parts("text"), "description": "what the model is told before anybody speaks"},
+    "messages": _list(
+        {
+            "anyOf": [
+                _turn("user", _ASKED),
+                _turn("assistant", _ANSWERED),
+                _by_role(["system"], _parts("text")),
+            ]
+        }
+    ),
+    "system": {**_MAYBE_PARTS, "description": "what the model is told before anybody speaks"},
     "tools": {
         "type": ["array", "null"],
         "items": {

@@ -1,5 +1,6 @@
 """A chat turn that answers a request of another API: errors name that API's own fields."""
 
+import sys
 from collections.abc import Mapping
 
 from starlette.requests import Request
@@ -8,16 +9,21 @@ from prelude.server.answer_form import AnswerForm
 from prelude.server.chat import ChatTurn, begin_chat
 from prelude.server.errors import renamed
 from prelude.server.generation import Generation
+from prelude.server.hints import hints_of
 from prelude.server.prompts import encode_chat
 from prelude.server.protocol import ChatRequest
+from prelude.server.sampling import sampling_params
 from prelude.server.services import Services
 from prelude.text.message import MessageDelta
 
 
 async def count_prompt(services: Services, body: ChatRequest, names: Mapping[str, str]) -> int:
-    """Tokens that the model reads before it answers ``body``. Raises ``ApiError``."""
+    """Tokens that the model reads before it answers ``body``. Raises ``ApiError``, also for what
+    would be refused of the answer, but for its length."""
     services.check_model(body.model)
     with renamed(names):
+        hints_of(body, {}, services.config.batcher.policy)
+        sampling_params(body, services.defaults, sys.maxsize)
         ids = await encode_chat(services.tokenizer, body)
         form = AnswerForm.of(body, services.dialect, ids, reasons=body.effort != "none")
     return len(form.prompt_ids)

@@ -115,6 +115,11 @@ def test_priorities_are_there_for_their_policy() -> None:
 
 
 HI = [{"role": "user", "content": "Hi"}]
+USED: list[dict[str, Any]] = [
+    {"role": "assistant", "content": [{"type": "tool_use", "id": "c", "name": "f"}]},
+    {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "c", "content": None}]},
+    {"role": "system", "content": "Be brief."},
+]
 ASKED: list[tuple[str, str, dict[str, Any] | None]] = [
     ("post", "/v1/chat/completions", {"messages": HI, "max_tokens": 4}),
     ("post", "/v1/completions", {"prompt": ["a", "b"], "n": 2, "max_tokens": 4}),
@@ -124,6 +129,7 @@ ASKED: list[tuple[str, str, dict[str, Any] | None]] = [
     ("post", "/v1/responses/input_tokens", {"input": "Hi"}),
     ("post", "/v1/messages", {"messages": HI, "max_tokens": 4}),
     ("post", "/v1/messages/count_tokens", {"messages": HI}),
+    ("post", "/v1/messages/count_tokens", {"messages": [*HI, *USED], "system": None}),
     ("post", "/tokenize", {"prompt": "Hi"}),
     ("post", "/detokenize", {"tokens": [1]}),
     ("get", "/v1/models", None),

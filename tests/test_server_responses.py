@@ -213,3 +213,14 @@ async def test_a_stream_that_fails_says_so_and_raises() -> None:
                     await server.services.lifecycle.drain(0)
         assert seen[-1] == "response.failed"
         gate.open()
+
+
+@pytest.mark.parametrize(
+    "fields", [{"deadline_ms": 0}, {"stop": [""]}, {"temperature": -1}, {"max_output_tokens": 0}]
+)
+async def test_what_is_counted_is_checked_like_what_is_answered(fields: dict[str, Any]) -> None:
+    async with serving() as server:
+        for path in ("/v1/responses", "/v1/responses/input_tokens"):
+            response = await server.http.post(path, json={"input": "Hi", **fields})
+            assert response.status_code == 400, path
+            assert response.json()["error"]["param"] == next(iter(fields))
