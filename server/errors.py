@@ -20,6 +20,7 @@ from prelude.logs import about
 from prelude.types.errors import Refusal
 
 RETRY_AFTER_S = 1
+_MAX_MESSAGE = 2000  # characters; what was sent may be quoted, and is not sent back at length
 CLIENT_CLOSED = 499  # for the access log and the metrics: nobody is there to read it
 
 _TYPES = {
@@ -62,7 +63,7 @@ class ApiError(Exception):
     ) -> None:
         super().__init__(message)
         self.status = status
-        self.message = message
+        self.message = message if len(message) <= _MAX_MESSAGE else f"{message[:_MAX_MESSAGE]}..."
         self.param = param
         self.code = code
         self.headers = dict(headers or {})

@@ -135,3 +135,8 @@ def test_status_and_type(error: ApiError, status: int, kind: str) -> None:
 
 def test_headers_are_sent() -> None:
     assert retry_later("busy", "x").response().headers["retry-after"] == "1"
+
+
+def test_what_was_sent_is_not_sent_back_at_length() -> None:
+    assert len(invalid("role", "x" * 100_000).message) < 3000
+    assert invalid("role", "must not be x").message == "role: must not be x"
