@@ -15,6 +15,7 @@ import os
 import signal
 import sys
 import time
+from array import array
 from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
@@ -34,11 +35,12 @@ from prelude.logs import configure_logging
 from prelude.models.tokenizer import load_tokenizer
 from prelude.runner.protocol import Runner
 from prelude.server import main as server_main
-from prelude.types.plan import Plan, ProgramCount, Sampled, StepOutput
+from prelude.types.plan import Embedding, Plan, ProgramCount, Sampled, StepOutput
 from prelude.types.prices import PriceTable, flat_prices
 from prelude.types.wire import EngineInfo, Ready
 
 ANSWER = "The quick brown fox jumps over the lazy dog. "
+VECTOR = array("f", [1.0, 0.0, 0.0, 0.0]).tobytes()
 NUM_BLOCKS = 65_536
 MAX_LEN = 16_384
 
@@ -57,6 +59,7 @@ class NullRunner:
         self.vocab_size = vocab_size
         self.depth = 1
         self._answer = list(answer)
+        self._embedded: dict[int, int] = {}  # lengths of the prompts in slots that want a vector
         self._step_s = step_ms / 1e3
         self._plans: deque[Plan] = deque()
 
@@ -65,6 +68,10 @@ class NullRunner:
 
     def collect(self) -> StepOutput:
         plan = self._plans.popleft()
+        for admit in plan.admits:
+            self._embedded.pop(admit.slot, None)
+            if admit.embeds:
+                self._embedded[admit.slot] = admit.num_prompt
         sampled = [
             Sampled(row.seq_id, self._token(row.start + row.num_tokens), -1.0, (), ())
             for launch in plan.launches
@@ -74,7 +81,17 @@ class NullRunner:
         if self._step_s:
             time.sleep(self._step_s)
         prices = tuple(launch.price_ms for launch in plan.launches)
-        return StepOutput(tuple(sampled), prices, ())
+        return StepOutput(tuple(sampled), prices, (), embeddings=self._embeddings(plan))
+
+    def _embeddings(self, plan: Plan) -> tuple[Embedding, ...]:
+        if not self._embedded:
+            return ()
+        return tuple(
+            Embedding(row.seq_id, VECTOR)
+            for launch in plan.launches
+            for row in launch.rows
+            if row.start + row.num_tokens == self._embedded.get(row.slot)
+        )
 
     def _token(self, position: int) -> int:
         return self._answer[position % len(self._answer)]
