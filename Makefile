@@ -89,6 +89,12 @@ clean: ## remove caches and build products; .venv stays
 	$(PIP) install -q -c constraints.txt -e ".[dev]"
 	@touch $@
 
+# Apart from .venv: its pytest plugin would be loaded by every run of the tests.
+build/schemathesis/.installed: constraints.txt
+	$(BIN)/python -m venv build/schemathesis
+	build/schemathesis/bin/pip install -q -c constraints.txt schemathesis==4.32.5
+	@touch $@
+
 build/clients/.installed: tests/clients/requirements.txt tests/clients/package.json
 	mkdir -p build/clients/node
 	$(BIN)/python -m venv build/clients/venv
