@@ -53,13 +53,12 @@ def tier_of(fields: RequestFields, policy: Policy) -> str:
 
 
 def _service_class(fields: RequestFields, headers: Mapping[str, str]) -> ServiceClass | None:
-    if fields.service_class is not None:
-        return fields.service_class
-    if (wish := headers.get(_CLASS_HEADER)) is not None:
-        for name in SERVICE_CLASSES:
-            if wish == name:
-                return name
+    wish = headers.get(_CLASS_HEADER)
+    found = next((name for name in SERVICE_CLASSES if wish == name), None)
+    if wish is not None and found is None:
         raise invalid(_CLASS_HEADER, f"must be one of {', '.join(SERVICE_CLASSES)}")
+    if (named := fields.service_class or found) is not None:
+        return named
     return "batch" if fields.service_tier in _BATCH_TIERS else None
 
 
@@ -103,12 +102,15 @@ def _reasoning(fields: RequestFields) -> Reasoning:
 
 def _deadline_ms(fields: RequestFields, headers: Mapping[str, str]) -> float | None:
     value = headers.get(_DEADLINE_HEADER)
-    if fields.deadline_ms is not None or value is None:
+    if value is None:
         return fields.deadline_ms
     try:
-        return float(value)
+        found = float(value)
     except ValueError:
         raise invalid(_DEADLINE_HEADER, "must be a number of milliseconds") from None
+    if not found > 0.0:
+        raise invalid(_DEADLINE_HEADER, "must be more than 0")
+    return found if fields.deadline_ms is None else fields.deadline_ms
 
 
 def _digest(*parts: str) -> str:

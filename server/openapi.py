@@ -233,7 +233,7 @@ def _responses(one: Operation, path: str) -> dict[str, Any]:
     schema = {} if one.answer is None else {"schema": _ref(one.answer)}
     content: dict[str, Any] = {one.media: schema}
     if one.streams:
-        content[_EVENTS] = {"schema": {"type": "string", "description": "where stream is true"}}
+        content[_EVENTS] = {"schema": {"description": "events, where stream is true"}}
     return {"200": {"description": "the answer", "content": content}, **found}
 
 

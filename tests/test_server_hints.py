@@ -146,7 +146,9 @@ def test_deadlines() -> None:
         ({"ttft_deadline_ms": 0}, {}, "ttft_deadline_ms"),
         ({"deadline_ms": -1}, {}, "deadline_ms"),
         ({}, {"x-request-deadline-ms": "soon"}, "x-request-deadline-ms"),
-        ({}, {"x-request-deadline-ms": "nan"}, "deadline_ms"),
+        ({}, {"x-request-deadline-ms": "nan"}, "x-request-deadline-ms"),
+        ({"deadline_ms": 5}, {"x-request-deadline-ms": "-1"}, "x-request-deadline-ms"),
+        ({"service_class": "doc"}, {"x-prelude-class": "royal"}, "x-prelude-class"),
         ({}, {"x-prelude-class": "first"}, "x-prelude-class"),
     ],
 )
