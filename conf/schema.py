@@ -242,7 +242,7 @@ class AuthConfig:
     """Who may ask. Keys are in a file and in PRELUDE_API_KEY and PRELUDE_ADMIN_KEY."""
 
     keys: str | None = None  # file that `prelude keys` writes; read again when it changes
-    allow_anonymous: bool = False  # listen beyond this machine although there are no keys
+    allow_anonymous: bool = False  # serve beyond this machine although there are no keys
     public_page: bool = False  # the chat page needs no key; what it asks for still does
 
 

@@ -7,6 +7,7 @@ it finds is in ``request.state``: ``principal``, and the ``ticket`` on that one'
 import base64
 from collections.abc import Collection
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Send
@@ -95,7 +96,10 @@ class AuthMiddleware:
             _check_site(scope["method"], headers, door.origins)
         if door.keyring.is_empty:
             if door.is_local and not is_loopback(_host(headers)):
-                raise forbidden("without an API key, ask for this as localhost or 127.0.0.1")
+                raise forbidden(
+                    "without an API key, ask for this as localhost or 127.0.0.1; behind a proxy "
+                    "that authenticates, set server.auth.allow_anonymous=true"
+                )
             return door.nobody
         if not token:
             raise unauthorized(
@@ -150,7 +154,16 @@ def forbidden(message: str) -> ApiError:
 
 def _check_site(method: str, headers: Headers, origins: Collection[str]) -> None:
     """Where a browser needs to know no secret, another site's page must not act through it."""
-    if method in _SAFE_METHODS or headers.get("sec-fetch-site") != "cross-site":
+    if method in _SAFE_METHODS or not _is_foreign(headers):
         return
     if "*" not in origins and headers.get("origin") not in origins:
         raise forbidden("pages of other sites may not use this server; see server.cors.origins")
+
+
+def _is_foreign(headers: Headers) -> bool:
+    """Browsers say so themselves, but not over plain HTTP to another machine: there the page's
+    origin is compared with what it asks."""
+    site, origin = headers.get("sec-fetch-site"), headers.get("origin")
+    if site is None and origin is not None:
+        return urlsplit(origin).netloc != headers.get("host")
+    return site == "cross-site"

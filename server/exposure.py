@@ -23,8 +23,8 @@ def check_exposure(config: ServerConfig, has_keys: bool) -> None:
     if not (is_loopback(config.host) or config.auth.allow_anonymous):
         raise ValueError(
             f"server.host={config.host}: anybody could use this server. Set the variable "
-            f"{API_KEY_VARIABLE} or server.auth.keys (see `prelude keys`), listen on 127.0.0.1 "
-            "behind a proxy that authenticates, or say server.auth.allow_anonymous=true"
+            f"{API_KEY_VARIABLE} or server.auth.keys (see `prelude keys`), or, behind a "
+            "proxy that authenticates, say server.auth.allow_anonymous=true"
         )
     if config.admin.port is not None and not is_loopback(config.admin.host):
         raise ValueError(

@@ -258,11 +258,34 @@ async def test_other_sites_pages_may_not_act_through_a_browser(tmp_path: Path) -
         same = {"sec-fetch-site": "same-origin", "origin": server.url}
         assert (await server.http.post(body, json=HI, headers=same)).status_code == 200
         assert (await server.http.get("/", headers=CROSS)).status_code == 200  # a link
+        plain = {"origin": "http://evil.example"}  # over plain HTTP browsers say no more
+        assert (await server.http.post(body, json=HI, headers=plain)).status_code == 403
+        own = {"origin": server.url}
+        assert (await server.http.post(body, json=HI, headers=own)).status_code == 200
     async with guarded(tmp_path, entry("good")) as server:
         by_itself = {**CROSS, **basic("good")}
         assert (await server.http.post(body, json=HI, headers=by_itself)).status_code == 403
         by_hand = {**CROSS, **bearer("good")}
         assert (await server.http.post(body, json=HI, headers=by_hand)).status_code == 200
+
+
+async def test_without_keys_this_machine_answers_to_its_own_names_alone() -> None:
+    """A page whose name points here is of this origin to the browser."""
+    rebound = {"host": "evil.example:8000", "origin": "http://evil.example:8000"}
+    body = "/v1/chat/completions"
+    async with serving() as server:
+        for path in ("/", "/metrics", "/v1/models"):
+            answer = await server.http.get(path, headers=rebound)
+            assert answer.status_code == 403
+            assert "allow_anonymous" in answer.text
+        assert (await server.http.post(body, json=HI, headers=rebound)).status_code == 403
+        assert (await server.http.get("/health", headers=rebound)).status_code == 200
+        named = {"host": "localhost:8000"}
+        assert (await server.http.get("/metrics", headers=named)).status_code == 200
+    config = test_config()
+    config.server.auth.allow_anonymous = True
+    async with serving(config=config) as server:
+        assert (await server.http.post(body, json=HI, headers=rebound)).status_code == 200
 
 
 async def test_cross_origin_requests_are_closed_unless_named() -> None:

@@ -129,7 +129,12 @@ async def own_engine(config: Config, concurrency: int | None) -> AsyncIterator[A
 
 
 def _scope(path: str, size: int) -> dict[str, Any]:
-    headers = [("content-type", "application/json"), ("content-length", str(size)), _CLASS]
+    headers = [
+        ("host", "localhost"),
+        ("content-type", "application/json"),
+        ("content-length", str(size)),
+        _CLASS,
+    ]
     return {
         "type": "http",
         "asgi": {"version": "3.0"},
