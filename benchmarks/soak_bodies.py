@@ -73,8 +73,8 @@ _GARBAGE = (
     b"POST / HTTP/9.9\r\n\r\n",
     b"GET / HTTP/1.1\r\n" + b"x: y\r\n" * 20_000 + b"\r\n",
     b"GET /" + b"a" * 100_000 + b" HTTP/1.1\r\n\r\n",
-    b"POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-length: -5\r\n\r\n",
-    b"POST /v1/completions HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n",
+    b"POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ncontent-length: -5\r\n\r\n",
+    b"POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n",
     b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
     b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
 )
@@ -111,7 +111,7 @@ def _oversized(rng: random.Random, port: int) -> bytes:
 def _chunked(rng: random.Random, port: int) -> bytes:
     """Oversized too, but nobody says so beforehand."""
     piece = b"%x\r\n%b\r\n" % (2**14, b" " * 2**14)
-    head = b"POST /v1/completions HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n"
+    head = b"POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\n"
     return head + piece * rng.randrange(17, 40) + b"0\r\n\r\n"
 
 

@@ -11,7 +11,7 @@ import pytest
 from prelude.server.connection import BoundedProtocol
 from tests.server_harness import Harness, serving, test_config
 
-HEAD = b"POST /tokenize HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+HEAD = b"POST /tokenize HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
 
 
 @asynccontextmanager

@@ -316,7 +316,7 @@ async def test_a_client_that_stops_reading_is_dropped() -> None:
         peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         peer.connect((host, int(port)))
         body = msgspec.json.encode(HI | {"stream": True})
-        head = f"POST {CHAT} HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\n\r\n"
+        head = f"POST {CHAT} HTTP/1.1\r\nhost: localhost\r\ncontent-length: {len(body)}\r\n\r\n"
         peer.sendall(head.encode() + body)
         uid = (await transport.submitted()).uid
         chunk = ids("word ") * 200
@@ -333,7 +333,7 @@ async def test_a_client_that_leaves_within_its_body_is_no_bug(
     async with serving() as server:
         host, port = server.url.removeprefix("http://").split(":")
         _, writer = await asyncio.open_connection(host, int(port))
-        writer.write(b"POST /tokenize HTTP/1.1\r\nhost: x\r\ncontent-length: 99\r\n\r\n{")
+        writer.write(b"POST /tokenize HTTP/1.1\r\nhost: localhost\r\ncontent-length: 99\r\n\r\n{")
         await writer.drain()
         writer.close()
         counted = f'route="/tokenize",status="{499}"}} 1.0'

@@ -21,7 +21,7 @@ def silent_peer(server: Harness) -> socket.socket:
     peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     peer.connect((host, int(port)))
     body = msgspec.json.encode(HI | {"stream": True})
-    head = f"POST {CHAT} HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\n\r\n"
+    head = f"POST {CHAT} HTTP/1.1\r\nhost: localhost\r\ncontent-length: {len(body)}\r\n\r\n"
     peer.sendall(head.encode() + body)
     peer.setblocking(False)
     return peer
@@ -83,7 +83,7 @@ async def test_many_prompts_of_one_who_does_not_read_are_bounded_too() -> None:
             peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             peer.connect((host, int(port)))
             data = msgspec.json.encode(body)
-            head = "POST /v1/completions HTTP/1.1\r\nhost: x\r\n"
+            head = "POST /v1/completions HTTP/1.1\r\nhost: localhost\r\n"
             peer.sendall(f"{head}content-length: {len(data)}\r\n\r\n".encode() + data)
             uids = [(await transport.submitted(n)).uid for n in (1, 2)]
             for _ in range(2500):
