@@ -121,7 +121,8 @@ def _answers(port: int) -> bool:
     """Is the engine ready? Until then the health route says something else than 200."""
     try:
         with socket.create_connection(("127.0.0.1", port), timeout=1.0) as connection:
-            connection.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+            head = b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close"
+            connection.sendall(head + b"\r\n\r\n")
             return connection.recv(16).startswith(b"HTTP/1.1 200")
     except OSError:
         return False
