@@ -120,7 +120,7 @@ def _string(schema: Mapping[str, Any]) -> float:
     pattern = schema.get("pattern")
     if isinstance(pattern, str) and pattern.startswith("^") and pattern.endswith("$"):
         return _regex_chars(pattern) + 2
-    return 6 * _count(schema, "maxLength") + 2  # written as \uXXXX
+    return 6 * _count(schema, "maxLength") + 2  # each may be a \u escape of six
 
 
 def _count(schema: Mapping[str, Any], name: str) -> float:

@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from prelude.server.protocol import shared_with_chat
 from prelude.types.service import ServiceClass
 
 # Fields that are for the caller's own books, or that state what happens anyway.
@@ -80,27 +81,7 @@ class MessagesRequest(CountTokensRequest, frozen=True, kw_only=True):
     deadline_ms: float | None = None
 
 
-# Fields that chat completions have under the same name.
-SAME = (
-    "model",
-    "max_tokens",
-    "stream",
-    "temperature",
-    "top_p",
-    "top_k",
-    "service_tier",
-    "min_p",
-    "min_tokens",
-    "repetition_penalty",
-    "seed",
-    "ignore_eos",
-    "chat_template_kwargs",
-    "cache_salt",
-    "service_class",
-    "priority",
-    "ttft_deadline_ms",
-    "deadline_ms",
-)
+SAME = shared_with_chat(MessagesRequest, "messages", "tools", "tool_choice")
 
 # Chat's fields, as errors name them: those of this API that they came from.
 RENAMED: Mapping[str, str] = {

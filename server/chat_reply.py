@@ -7,7 +7,7 @@ import msgspec
 
 from prelude.server.extras import Extras
 from prelude.server.generation import Generation
-from prelude.server.reply import Envelope
+from prelude.server.reply import Envelope, with_timings
 from prelude.server.tally import Timings
 from prelude.text.logprobs import LogprobEntry
 from prelude.text.message import Message, MessageDelta, ToolCallDelta, joined
@@ -71,9 +71,7 @@ class ChatReply:
         if delta.stop_reason is not None:
             tail += b',"stop_reason":' + _encode(delta.stop_reason)
         chunk = self._chunk(delta.index, b"{}", tail)
-        if timings is None or self._include_usage:
-            return chunk
-        return chunk.removesuffix(b"}\n\n") + b',"timings":' + _encode(timings) + b"}\n\n"
+        return with_timings(chunk, None if self._include_usage else timings)
 
     def usage(self) -> bytes:
         return self._envelope.usage_chunk(self._generation) if self._include_usage else b""

@@ -16,7 +16,7 @@ from prelude.server.hints import hints_of
 from prelude.server.legacy_logprobs import Row, legacy_logprobs, output_row
 from prelude.server.prompts import check_fits, encode_prompts, truncated
 from prelude.server.protocol import CompletionRequest
-from prelude.server.reply import Envelope, respond, wants_usage
+from prelude.server.reply import Envelope, respond, wants_usage, with_timings
 from prelude.server.sampling import sampling_params
 from prelude.server.services import read_body, services_of
 from prelude.server.tally import Timings
@@ -111,9 +111,7 @@ class CompletionReply:
         if delta.stop_reason is not None and not self._prompt_only:
             tail += b',"stop_reason":' + _encode(delta.stop_reason)
         chunk = self._first_chunk(delta.index) + self._chunk(delta.index, "", [], tail)
-        if timings is None or self._include_usage:
-            return chunk
-        return chunk.removesuffix(b"}\n\n") + b',"timings":' + _encode(timings) + b"}\n\n"
+        return with_timings(chunk, None if self._include_usage else timings)
 
     def usage(self) -> bytes:
         return self._envelope.usage_chunk(self._generation) if self._include_usage else b""

@@ -100,6 +100,13 @@ class ChatRequest(GenerationFields, frozen=True, kw_only=True):
         return self.reasoning_effort
 
 
+def shared_with_chat(kind: type[msgspec.Struct], *but: str) -> tuple[str, ...]:
+    """The fields of another API's body that mean what they mean for chat, ``but`` those that have
+    its name alone."""
+    chat = set(ChatRequest.__struct_fields__).difference(but)
+    return tuple(name for name in kind.__struct_fields__ if name in chat)
+
+
 class CompletionRequest(GenerationFields, frozen=True, kw_only=True):
     prompt: str | list[Any]
     echo: bool | None = None

@@ -1,4 +1,4 @@
-"""From a generation to a response, streamed or whole; the two APIs differ only in their words."""
+"""From a generation to a response, streamed or whole; the APIs differ only in their words."""
 
 import asyncio
 import time
@@ -96,6 +96,13 @@ class Envelope:
             "model": self.model,
         }
         return head if self.service_tier is None else {**head, "service_tier": self.service_tier}
+
+
+def with_timings(chunk: bytes, timings: Timings | None) -> bytes:
+    """A request's last chunk, with ``timings`` where they are told there."""
+    if timings is None:
+        return chunk
+    return chunk.removesuffix(b"}\n\n") + b',"timings":' + msgspec.json.encode(timings) + b"}\n\n"
 
 
 def wants_usage(body: GenerationFields) -> bool:

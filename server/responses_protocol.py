@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from prelude.server.protocol import shared_with_chat
 from prelude.types.service import ServiceClass
 
 # Fields that are for the caller's own books, or about what does not exist here.
@@ -107,32 +108,8 @@ class ResponsesRequest(msgspec.Struct, frozen=True, kw_only=True):
     deadline_ms: float | None = None
 
 
-# Fields that chat completions have under the same name.
-SAME = (
-    "model",
-    "stream",
-    "parallel_tool_calls",
-    "temperature",
-    "top_p",
-    "service_tier",
-    "safety_identifier",
-    "user",
-    "top_k",
-    "min_p",
-    "min_tokens",
-    "presence_penalty",
-    "frequency_penalty",
-    "repetition_penalty",
-    "logit_bias",
-    "seed",
-    "stop",
-    "ignore_eos",
-    "chat_template_kwargs",
-    "cache_salt",
-    "service_class",
-    "priority",
-    "ttft_deadline_ms",
-    "deadline_ms",
+SAME = shared_with_chat(
+    ResponsesRequest, "tools", "tool_choice", "reasoning", "stream_options", "top_logprobs"
 )
 
 # Chat's fields, as errors name them: those of this API that they came from.

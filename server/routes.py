@@ -57,7 +57,7 @@ async def detokenize(request: Request) -> Response:
     body = services.fields.decode(await read_body(request), DetokenizeRequest)
     services.check_model(body.model)
     size = services.tokenizer.vocab_size
-    if not all(0 <= token < size for token in body.tokens):
+    if body.tokens and not 0 <= min(body.tokens) <= max(body.tokens) < size:
         raise invalid("tokens", f"must be token ids between 0 and {size - 1}")
     skip = bool(body.skip_special_tokens)
     text = await off_loop(len(body.tokens), lambda: services.tokenizer.decode(body.tokens, skip))

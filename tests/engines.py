@@ -159,6 +159,18 @@ def run(core: EngineCore, check: bool = True) -> list[TokenEvent]:
     raise AssertionError("the engine does not come to an end")
 
 
+def events_of(core: EngineCore, requests: list[Request]) -> dict[tuple[int, int], list[TokenEvent]]:
+    """Of each choice, by uid and index, when all ``requests`` have been served together; every
+    block is home then."""
+    for request in requests:
+        assert core.add(request) == []
+    found: dict[tuple[int, int], list[TokenEvent]] = {}
+    for event in run(core):
+        found.setdefault((event.uid, event.index), []).append(event)
+    assert core.ledger.pool.num_referenced == 0
+    return found
+
+
 def tokens_of(events: list[TokenEvent]) -> dict[tuple[int, int], list[int]]:
     tokens: dict[tuple[int, int], list[int]] = {}
     for event in events:

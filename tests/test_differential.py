@@ -11,6 +11,7 @@ import torch
 
 from prelude.engine.core import EngineCore
 from prelude.types.request import Request, SamplingParams, TokenEvent
+from tests.engines import events_of
 from tests.model_samples import save_checkpoint
 from tests.parity import mixed_prompts, open_engine
 
@@ -53,14 +54,7 @@ def some_params(rng: random.Random) -> dict[str, Any]:
 
 
 def answers(core: EngineCore, requests: list[Request]) -> dict[tuple[int, int], list[TokenEvent]]:
-    found: dict[tuple[int, int], list[TokenEvent]] = {}
-    for request in requests:
-        assert core.add(request) == []
-    while core.has_work:
-        for event in core.step():
-            found.setdefault((event.uid, event.index), []).append(event)
-        core.ledger.check()
-    assert core.ledger.pool.num_referenced == 0
+    found = events_of(core, requests)
     core.close()
     return found
 

@@ -63,6 +63,13 @@ def test_so_long_stop_strings() -> None:
     assert refusal(stop=["x" * 9000] * 2).param == "stop"
 
 
+@pytest.mark.parametrize("name", ["allowed_token_ids", "stop_token_ids"])
+def test_more_token_ids_than_there_are(name: str) -> None:
+    """Looking at them one by one would hold up everybody else."""
+    check(SMALL, **{name: list(range(200_000))})
+    assert refusal(**{name: [7] * 1_500_000}).param == name
+
+
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(alphabet='[]{}"\\a,:'),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),

@@ -28,6 +28,7 @@ from prelude.text.tokenizer import Tokenizer
 from prelude.types.constraint import Constraint
 from prelude.types.request import Request, SamplingParams, TokenEvent
 from tests.device_double import DeviceDouble
+from tests.engines import events_of
 from tests.model_samples import load, reference, reference_logits
 from tests.parity import open_engine
 
@@ -72,18 +73,6 @@ def core() -> Iterator[EngineCore]:
     engine.close()
 
 
-def run(core: EngineCore, requests: list[Request]) -> dict[tuple[int, int], list[TokenEvent]]:
-    found: dict[tuple[int, int], list[TokenEvent]] = {}
-    for request in requests:
-        assert core.add(request) == []
-    while core.has_work:
-        for event in core.step():
-            found.setdefault((event.uid, event.index), []).append(event)
-    core.ledger.check()
-    assert core.ledger.pool.num_referenced == 0
-    return found
-
-
 def ask(uid: int, text: str, **params: Any) -> Request:
     prompt = TOKENIZER.encode_chat([{"role": "user", "content": text}])
     return Request(uid=uid, prompt_ids=prompt, params=SamplingParams(**params))
@@ -112,7 +101,7 @@ def naive(model: Any, prompt: list[int], constraint: Constraint, num: int) -> li
 @pytest.mark.parametrize("constraint", CONSTRAINTS, ids=lambda c: c.kind)
 def test_greedy_answers_are_those_of_a_naive_loop(core: EngineCore, constraint: Constraint) -> None:
     asked = ask(1, "Tell me of the sea.", temperature=0.0, max_tokens=40, constraint=constraint)
-    answer = tokens(run(core, [asked])[1, 0])
+    answer = tokens(events_of(core, [asked])[1, 0])
     assert answer == naive(reference(FOLDER), asked.prompt_ids, constraint, 40)
     assert answer
 
@@ -156,13 +145,13 @@ def whole_story(events: list[TokenEvent]) -> tuple[list[int], str | None, str | 
 
 def test_answers_do_not_depend_on_runner_or_company(core: EngineCore) -> None:
     asked = mixed(10)
-    together = run(core, asked)
+    together = events_of(core, asked)
     for request in asked[1:6:2]:
-        alone = run(core, [request])
+        alone = events_of(core, [request])
         for key in alone:
             assert whole_story(alone[key]) == whole_story(together[key]), key
     other = captured_engine()
-    captured = run(other, asked)
+    captured = events_of(other, asked)
     other.close()
     assert captured.keys() == together.keys()
     for key in together:
@@ -200,9 +189,9 @@ def captured_engine() -> EngineCore:
 
 def test_memory_pressure_changes_no_answer(core: EngineCore) -> None:
     asked = mixed(12)
-    roomy = run(core, asked)
+    roomy = events_of(core, asked)
     small = open_engine(FOLDER, PLAIN | {"cache.num_blocks": 18, "runner.overlap": "on"})
-    pressed = run(small, asked)
+    pressed = events_of(small, asked)
     assert small.ledger.num_preemptions + small.ledger.num_parks > 0
     small.close()
     assert {key: whole_story(pressed[key]) for key in pressed} == {
@@ -212,7 +201,7 @@ def test_memory_pressure_changes_no_answer(core: EngineCore) -> None:
 
 def test_logprobs_are_those_of_the_raw_logits(core: EngineCore) -> None:
     asked = ask(1, "Hi", temperature=0.0, logprobs=5, constraint=CONSTRAINTS[0], max_tokens=8)
-    (first, *_) = run(core, [asked])[1, 0]
+    (first, *_) = events_of(core, [asked])[1, 0]
     logits = reference_logits(reference(FOLDER), asked.prompt_ids)[-1]
     table = torch.log_softmax(logits, dim=-1)
     assert first.logprobs is not None
@@ -289,7 +278,7 @@ def test_whatever_is_complete_is_valid(
     ]
     hot = {"temperature": 1.0, "seed": seed, "max_tokens": 80}
     asked = [ask(i, "Go", constraint=c, **hot) for i, c in enumerate(constraints)]
-    found = run(core, asked)
+    found = events_of(core, asked)
     texts = [
         TOKENIZER.decode(tokens(found[i, 0])) if found[i, 0][-1].finish_reason == "stop" else None
         for i in range(len(constraints))

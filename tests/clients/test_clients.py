@@ -6,17 +6,13 @@ are many and contradict ours.
 
 import os
 import shutil
-import signal
-import socket
 import subprocess
-import sys
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from prelude.bench.frontend import running_server
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
@@ -36,29 +32,8 @@ pytestmark = pytest.mark.clients
 
 @pytest.fixture(scope="module")
 def url() -> Iterator[str]:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        port = taken.getsockname()[1]
-    command = [sys.executable, "-m", "prelude", "serve", f"server.port={port}"]
-    server = subprocess.Popen(command, cwd=ROOT)
-    found = f"http://127.0.0.1:{port}"
-    try:
-        _wait(found, server)
-        yield found
-    finally:
-        server.send_signal(signal.SIGTERM)
-        server.wait(60)
-
-
-def _wait(url: str, server: subprocess.Popen[bytes]) -> None:
-    deadline_s = time.monotonic() + 120
-    while time.monotonic() < deadline_s and server.poll() is None:
-        try:
-            with urllib.request.urlopen(f"{url}/health/ready", timeout=5):
-                return
-        except (urllib.error.URLError, ConnectionError):
-            time.sleep(0.2)
-    raise AssertionError("the server did not become ready")
+    with running_server(()) as (base_url, _):
+        yield base_url.removesuffix("/v1")
 
 
 def run(command: list[str], cwd: Path) -> str:
