@@ -1,123 +1,24 @@
 """Tools and reasoning over HTTP, before the real engine loop with a model that has a script."""
 
 import json
-from functools import cache
-from pathlib import Path
-from tempfile import mkdtemp
 from typing import Any
 
 import pytest
-from tokenizers import AddedToken
-from tokenizers import Tokenizer as Backend
 
 from prelude.conf.schema import ReasoningField, ReasoningParserName
-from prelude.text.tokenizer import Tokenizer
-from tests.server_harness import Engine, Harness, says, serving, test_config
-from tests.text_samples import CHAT_TEMPLATE, byte_level, byte_level_folder
-
-WEATHER = {
-    "type": "function",
-    "function": {
-        "name": "get_weather",
-        "description": "Of a city",
-        "parameters": {
-            "type": "object",
-            "properties": {"city": {"type": "string"}},
-            "required": ["city"],
-        },
-    },
-}
-NOW = {"type": "function", "function": {"name": "now"}}
-PARIS = '<tool_call>\n{"name": "get_weather", "arguments": {"city": "Paris"}}\n</tool_call>'
-NOW_CALL = '<tool_call>\n{"name": "now", "arguments": {}}\n</tool_call>'
-THOUGHT = "<think>\nHm, Paris.\n</think>\n\n"
-
-TOOL_TEMPLATE = """\
-{%- if tools %}{{- '<|im_start|>system\\n' }}{% for tool in tools %}{{- tool | tojson + '\\n' }}\
-{% endfor %}{{- '<|im_end|>\\n' }}{% endif %}
-{%- for message in messages %}
-    {{- '<|im_start|>' + message.role + '\\n' + (message.content or '') }}
-    {%- for call in message.tool_calls or [] %}
-        {{- '<tool_call>\\n' + {'name': call.function.name, 'arguments': call.function.arguments}\
- | tojson + '\\n</tool_call>' }}
-    {%- endfor %}
-    {{- '<|im_end|>\\n' }}
-{%- endfor %}
-{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}{% endif %}
-"""
-
-
-@cache
-def tool_tokenizer(opens: bool = False) -> Tokenizer:
-    """A template that shows tools; ``opens`` reasoning. ``<tool_call>`` is a special token."""
-    backend = Backend.from_file(str(byte_level_folder() / "tokenizer.json"))
-    backend.add_special_tokens(
-        [
-            AddedToken(mark, special=True, normalized=False)
-            for mark in ("<tool_call>", "</tool_call>")
-        ]
-    )
-    plain = byte_level()
-    source = TOOL_TEMPLATE.replace("assistant\\n' }}", "assistant\\n<think>\\n' }}") * opens
-    templates = {"default": source or TOOL_TEMPLATE}
-    return Tokenizer(backend, templates, plain.special_tokens, plain.eos_ids)
-
-
-@cache
-def tokenizer_file(tokenizer: Tokenizer) -> Path:
-    path = Path(mkdtemp(prefix="tokenizer-")) / "tokenizer.json"
-    tokenizer.backend.save(str(path))
-    return path
-
-
-def script(text: str, tokenizer: Tokenizer | None = None) -> Engine:
-    tokenizer = tokenizer or tool_tokenizer()
-    file = tokenizer_file(tokenizer)
-    return Engine(says(tokenizer, text), max_len=1024, tokenizer_file=file)
-
-
-async def both_ways(server: Harness, **fields: Any) -> tuple[dict[str, Any], str]:
-    """The message and finish reason of a whole answer, which must be those of the stream."""
-    response = await server.chat(**fields)
-    assert response.status_code == 200, response.text
-    (choice,) = response.json()["choices"]
-    message = choice["message"]
-    for call in message.get("tool_calls", ()):
-        assert call.pop("id").startswith("call_")
-    streamed, reason = assembled(await server.chat_events(**fields))
-    assert streamed == {**message, "content": message["content"] or ""}
-    assert reason == choice["finish_reason"]
-    return message, reason
-
-
-def assembled(events: list[Any]) -> tuple[dict[str, Any], str]:
-    """As clients do it: every part appended to what there is; ids and names come once."""
-    message: dict[str, Any] = {}
-    reasons = []
-    for event in events[:-1]:
-        (choice,) = event["choices"]
-        delta = choice["delta"]
-        assert sum(map(bool, (delta.get(part) for part in delta if part != "role"))) <= 1
-        for part in ("role", "content", "reasoning_content", "reasoning"):
-            if part in delta:
-                message[part] = message.get(part, "") + delta[part]
-        for call in delta.get("tool_calls", ()):
-            calls = message.setdefault("tool_calls", [])
-            if call["index"] == len(calls):
-                assert call.pop("id").startswith("call_")
-                calls.append({"type": call["type"], "function": call["function"]})
-            else:
-                assert set(call) == {"index", "function"}
-                assert set(call["function"]) == {"arguments"}
-                calls[call["index"]]["function"]["arguments"] += call["function"]["arguments"]
-        if choice["finish_reason"] is not None:
-            reasons.append(choice["finish_reason"])
-    (reason,) = reasons
-    return message, reason
-
-
-def function_call(name: str, arguments: str) -> dict[str, Any]:
-    return {"type": "function", "function": {"name": name, "arguments": arguments}}
+from tests.server_harness import Engine, says, serving, test_config
+from tests.text_samples import CHAT_TEMPLATE, byte_level
+from tests.tool_samples import (
+    NOW,
+    NOW_CALL,
+    PARIS,
+    THOUGHT,
+    WEATHER,
+    both_ways,
+    function_call,
+    script,
+    tool_tokenizer,
+)
 
 
 async def test_calls_streamed_and_whole() -> None:
@@ -312,108 +213,3 @@ async def test_models_whose_template_has_no_place_for_tools_are_told_in_words() 
         )
         message, _ = await both_ways(server, tools=[WEATHER])
         assert message["tool_calls"] == [function_call("get_weather", '{"city": "Paris"}')]
-
-
-ADD = {
-    "type": "function",
-    "function": {
-        "name": "add",
-        "parameters": {
-            "type": "object",
-            "properties": {"a": {"enum": [1, 22]}, "b": {"type": "boolean"}},
-            "required": ["a", "b"],
-            "additionalProperties": False,
-        },
-    },
-}
-ADD_CHOSEN = {"type": "function", "function": {"name": "add"}}
-ALLOWED = {"mode": "required", "tools": [ADD_CHOSEN]}
-
-
-@pytest.mark.parametrize(
-    ("choice", "said"),
-    [
-        (ADD_CHOSEN, "Hm.\n</think>\n\nNo!"),
-        ({"type": "allowed_tools", "allowed_tools": ALLOWED}, "<think>Hm.</think>No!"),
-        ("required", "No!"),
-    ],
-)
-async def test_calls_that_must_be_are_made_whatever_the_model_would_say(
-    choice: Any, said: str
-) -> None:
-    tokenizer = tool_tokenizer(opens=said.startswith("Hm"))
-    config = test_config()
-    if said == "No!":
-        config.server.reasoning_parser = ReasoningParserName.none
-    engine = script(said, tokenizer)
-    async with serving(engine, tokenizer=tokenizer, config=config) as server:
-        tools = [ADD] if choice == "required" else [WEATHER, ADD, NOW]
-        fields = {"tools": tools, "tool_choice": choice, "parallel_tool_calls": False}
-        message, reason = await both_ways(server, **fields)
-        (call,) = message["tool_calls"]
-        assert call["function"]["name"] == "add"
-        arguments = json.loads(call["function"]["arguments"])
-        assert arguments["a"] in (1, 22)
-        assert isinstance(arguments["b"], bool)
-        assert (message["content"], reason) == (None, "tool_calls")
-        assert message.get("reasoning_content") == (None if said == "No!" else "Hm.")
-
-
-async def test_strict_functions_are_held_to_their_schema() -> None:
-    strict = {"type": "function", "function": {**ADD["function"], "strict": True}}  # type: ignore[dict-item]
-    text = 'Sure. <tool_call>\n{"name": "add", "arguments": {"a": 7, "b": false}}\n</tool_call>'
-    async with serving(script(text), tokenizer=tool_tokenizer()) as server:
-        message, _ = await both_ways(server, tools=[ADD])
-        assert json.loads(message["tool_calls"][0]["function"]["arguments"])["a"] == 7
-        message, _ = await both_ways(server, tools=[strict], max_tokens=60)
-        assert message["content"].startswith("Sure.")
-        assert json.loads(message["tool_calls"][0]["function"]["arguments"])["a"] in (1, 22)
-
-
-async def test_schemas_that_cannot_be_enforced() -> None:
-    function = {"name": "f", "parameters": {"properties": {"a": {"not": {"type": "null"}}}}}
-    async with serving(script("No!"), tokenizer=tool_tokenizer()) as server:
-
-        async def status(is_strict: bool) -> tuple[int, str]:
-            tool = {"type": "function", "function": {**function, "strict": is_strict}}
-            response = await server.chat(tools=[tool], tool_choice="required", max_tokens=50)
-            return response.status_code, response.json().get("error", {}).get("param", "")
-
-        assert await status(is_strict=False) == (200, "")
-        assert await status(is_strict=True) == (400, "tools")
-
-
-@pytest.mark.parametrize(
-    ("fields", "param"),
-    [
-        ({"tools": [{"type": "web_search"}]}, "tools.0.type"),
-        ({"tools": [{"type": "function"}]}, "tools.0"),
-        ({"tools": [{"type": "function", "function": {}}]}, "tools.0.function"),
-        ({"tools": [{"type": "function", "function": {"name": 1}}]}, "tools.0.function.name"),
-        ({"tools": [{"type": "function", "function": {"name": "a b"}}]}, "tools.0.function.name"),
-        ({"tools": [NOW, NOW]}, "tools.1.function.name"),
-        ({"tools": [NOW], "tool_choice": "maybe"}, "tool_choice"),
-        ({"tools": [NOW], "tool_choice": {"type": "custom"}}, "tool_choice.type"),
-        ({"tools": [NOW], "tool_choice": {"type": "function"}}, "tool_choice.function.name"),
-        ({"tools": [NOW], "tool_choice": function_call("x", "")}, "tool_choice.function.name"),
-        ({"tool_choice": "required"}, "tool_choice"),
-        (
-            {"tools": [NOW], "tool_choice": {"type": "allowed_tools", "allowed_tools": {}}},
-            "tool_choice.allowed_tools.tools",
-        ),
-        ({"tools": 3}, "tools"),
-        ({"tools": [3]}, "tools.0"),
-    ],
-)
-async def test_refusals(fields: dict[str, Any], param: str) -> None:
-    async with serving() as server:
-        response = await server.chat(**fields)
-        assert response.status_code == 400, response.text
-        assert response.json()["error"]["param"] == param
-
-
-@pytest.mark.parametrize("choice", [None, "none", "auto"])
-async def test_no_tools_are_no_mistake(choice: str | None) -> None:
-    async with serving() as server:
-        assert (await server.chat(tools=[], tool_choice=choice)).status_code == 200
-        assert (await server.chat(tool_choice=choice)).status_code == 200
