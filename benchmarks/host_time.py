@@ -57,7 +57,7 @@ def engine(timers: Timers, max_seqs: int, num_blocks: int) -> EngineCore:
         eos_ids=(0,),
     )
     for owner, method, name in (
-        (core, "_policy", "schedule"),
+        (core._decisions, "next", "schedule"),
         (core.ledger, "bind", "bind"),
         (runner, "inputs", "inputs"),
         (runner, "outputs", "outputs"),

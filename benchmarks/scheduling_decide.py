@@ -12,6 +12,7 @@ import argparse
 import json
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -39,7 +40,8 @@ SHARES = (0.75, 0.22, 0.03)
 
 
 class Stopwatch:
-    """A policy, and what each decision takes in microseconds of a core."""
+    """A policy, and what each decision takes in microseconds of a core. None is used again, so that
+    there is one for every step."""
 
     def __init__(self, policy: Policy) -> None:
         self.us: list[float] = []
@@ -49,9 +51,9 @@ class Stopwatch:
         self, view: SystemView, state: PolicyState, prices: PriceTable, config: ScheduleConfig
     ) -> tuple[Plan, PolicyState]:
         start_ns = time.thread_time_ns()
-        decision = self._policy(view, state, prices, config)
+        plan, state = self._policy(view, state, prices, config)
         self.us.append((time.thread_time_ns() - start_ns) / 1e3)
-        return decision
+        return replace(plan, holds_for=1), state
 
 
 class CoarseRunner(HostRunner):

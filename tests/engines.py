@@ -5,6 +5,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
 
+from prelude.batcher.view import Policy
 from prelude.conf.schema import BatcherConfig, CacheConfig
 from prelude.engine.core import EngineCore
 from prelude.engine.steplog import StepLog
@@ -91,6 +92,7 @@ def make_core(
     depth: int = 1,
     overlap: bool = True,
     model: NextToken | None = None,
+    decide: Policy | None = None,
     **batcher: Any,
 ) -> EngineCore:
     clock = clock or Clock()
@@ -116,6 +118,7 @@ def make_core(
         log=log,
         seed=0,
         overlap=overlap,
+        policy=decide,
     )
 
 

@@ -61,9 +61,14 @@ class World:
             "max_step_tokens": 512,
             "max_seqs": 64,
         }
-        core = make_core(runner=runner, clock=clock, prefix=False, **(values | batcher))
+        core = make_core(
+            runner=runner,
+            clock=clock,
+            prefix=False,
+            decide=lambda *seen: world._recorded(*seen),
+            **(values | batcher),
+        )
         world = cls(core, clock, random.Random(seed))
-        core._policy = world._recorded
         return world
 
     def _recorded(

@@ -20,10 +20,11 @@ from prelude.batcher.fairness import Fairness
 from prelude.batcher.ledger import Ledger
 from prelude.batcher.rules import Rules, budgets, rules_of
 from prelude.batcher.sequence import Sequence
-from prelude.batcher.view import Policy, PolicyState, ScheduleConfig
+from prelude.batcher.view import Policy, ScheduleConfig
 from prelude.cache.pool import BlockPool
 from prelude.conf.schema import BatcherConfig, CacheConfig
 from prelude.conf.schema import Policy as PolicyName
+from prelude.engine.decisions import Decisions
 from prelude.engine.events import (
     aborted,
     collect_prompt_logprobs,
@@ -104,8 +105,6 @@ class EngineCore:
             num_host_blocks=runner.num_host_blocks,
         )
         buckets = buckets or Buckets()
-        self._policy: Policy = policy or POLICIES[batcher.policy]
-        self._policy_state = PolicyState()
         self._classifier = Classifier(rules, answer_id)
         backlog = Backlog(
             self.ledger,
@@ -127,6 +126,7 @@ class EngineCore:
             buckets=buckets,
             rules=rules,
         )
+        self._decisions = Decisions(policy or POLICIES[batcher.policy], self._schedule)
         self.profile = profile or Profile(runner.prices, padded=buckets.is_static)
         foresees = batcher.policy == PolicyName.class_aware and rules.use.prediction
         self._predictor = self.profile.predictor(rules) if foresees else None
@@ -186,6 +186,7 @@ class EngineCore:
         except RequestError as error:
             return refusals(request, error)
         self.ledger.queue(group)
+        self._decisions.news()
         self._gauges.prompt_tokens += len(request.prompt_ids)
         return []
 
@@ -262,14 +263,13 @@ class EngineCore:
         nothing is under way: memory may come home by itself."""
         start_s = self.ledger.now_s = self._clock()
         self.runner.upkeep()
-        self.profile.follow(self.runner.prices)
-        plan, policy_state = self._policy(
-            self.ledger, self._policy_state, self.profile.prices.table, self._schedule
-        )
+        if self.profile.follow(self.runner.prices):
+            self._decisions.news()
+        plan = self._decisions.next(self.ledger, self.profile.prices.table)
         if not (plan.launches or plan.leaves) or (plan.leaves and self._flights):
             return False
         plan = self.ledger.bind(plan)
-        self._policy_state = policy_state
+        self._decisions.taken()
         if plan.runs:
             self.runner.submit(plan)
         if self._flights:
@@ -324,6 +324,8 @@ class EngineCore:
         elif self._predictor:
             self._predictor.survived(seq.request, seq.num_output)
         is_news = reason or is_first or seq.service_class != was
+        if is_news:
+            self._decisions.news()
         timings = timings_of(seq, now_s) if is_news else None
         return token_event(seq, sampled, reason, stop_id, timings)
 
@@ -354,6 +356,7 @@ class EngineCore:
 
     def _end(self, seq: Sequence, reason: FinishReason, keep: int | None = None) -> None:
         self.ledger.finish(seq, reason, keep)
+        self._decisions.news()
         self._admission.ended(seq)
         if self._predictor and not seq.embeds:
             cut_off = reason not in ("stop", "length")

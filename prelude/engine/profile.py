@@ -70,11 +70,13 @@ class Profile:
             self._predictor.load(_lengths_path(self._path))
         return self._predictor
 
-    def follow(self, listed: PriceTable) -> None:
-        """The runner's own list: another one means that other programs run."""
-        if listed is not self._listed:
-            self._listed = listed
-            self.prices.restart(listed)
+    def follow(self, listed: PriceTable) -> bool:
+        """The runner's own list: another one means that other programs run. True if so."""
+        if listed is self._listed:
+            return False
+        self._listed = listed
+        self.prices.restart(listed)
+        return True
 
     def observe(self, launch: Launch, actual_ms: float) -> None:
         self.prices.observe(launch, actual_ms)

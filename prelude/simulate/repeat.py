@@ -9,8 +9,9 @@ import numpy as np
 
 from prelude.batcher.sequence import Sequence
 from prelude.engine.core import EngineCore
+from prelude.engine.decisions import later
 from prelude.simulate.runner import Floats, SimRunner
-from prelude.types.plan import Launch, Plan, Row
+from prelude.types.plan import Plan
 from prelude.types.prices import sums_of
 
 
@@ -40,16 +41,17 @@ class RepeatingCore(EngineCore):
 
     def _take(self, plan: Plan, seqs: list[Sequence], step_ms: Floats) -> None:
         num = len(step_ms)
+        self._decisions.news()
         self._collected_s = self.ledger.now_s = self._clock()
         self._gauges.num_steps += num
         self._gauges.output_tokens += num * len(seqs)
-        launch = _later(plan.launches[0], num // 2)
+        launch = later(plan.launches[0], num // 2)
         host_ms = self.runner.truth.host_ms(len(seqs))
         run_ms = float(step_ms.sum()) - num * host_ms
         prices = self.profile.prices.table
         owners = {seq.seq_id: seq for seq in seqs}
         self.ledger.fairness.charge_step((launch,), (run_ms,), owners, prices)
-        last = _later(plan.launches[0], num)
+        last = later(plan.launches[0], num)
         price_ms = prices.step_ms(sums_of(last.rows, last.key.mode))
         self.profile.observe(replace(last, price_ms=price_ms), float(step_ms[-1]) - host_ms)
         for seq in seqs:
@@ -66,11 +68,3 @@ class RepeatingCore(EngineCore):
         if missing > 0:
             seq.blocks.extend(self.ledger.pool.allocate(missing))
         self._classifier.appended(seq, token_id)
-
-
-def _later(launch: Launch, num: int) -> Launch:
-    """The same rows, ``num`` tokens on."""
-    rows = tuple(
-        [Row(row.seq_id, row.slot, row.start + num, 1, (), row.samples) for row in launch.rows]
-    )
-    return replace(launch, rows=rows)
