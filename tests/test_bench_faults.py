@@ -16,8 +16,8 @@ from prelude.types.request import TokenEvent
 from tests.bench_server import DONE, event, text
 from tests.engines import make_core, request, run, tokens_of
 from tests.fakes import until
+from tests.scripted_server import CHAT, HI, ids, scripted
 from tests.server_harness import Engine, Gate, serving
-from tests.test_server_faults import CHAT, HI, ids, scripted
 
 ERROR = event({"error": {"message": "gone", "code": "engine_restarted"}})
 

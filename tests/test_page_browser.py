@@ -13,8 +13,8 @@ from tests.browser import ENTER, ESCAPE, RIGHT, SHIFT, UP, Browser, needs_browse
 from tests.fakes import scripted_client, some_info
 from tests.key_samples import entry, guarded
 from tests.server_harness import Engine, Gate, Harness, listening, says, serving, test_config
-from tests.test_server_tools import NOW, NOW_CALL, THOUGHT, tool_tokenizer
 from tests.text_samples import byte_level
+from tests.tool_samples import NOW, NOW_CALL, THOUGHT, tool_tokenizer
 
 pytestmark = needs_browser
 

@@ -6,7 +6,7 @@ from anthropic import AsyncAnthropic
 from openai import AsyncOpenAI
 
 from tests.server_harness import serving
-from tests.test_server_tools import PARIS, THOUGHT, script, tool_tokenizer
+from tests.tool_samples import PARIS, THOUGHT, script, tool_tokenizer
 
 TEXT = f"{THOUGHT}Let me see.\n{PARIS}"
 SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}

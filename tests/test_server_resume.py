@@ -15,8 +15,8 @@ from prelude.server.sse import error_event
 from prelude.types.request import TokenEvent
 from prelude.types.wire import Abort
 from tests.fakes import ScriptedTransport, until
+from tests.scripted_server import CHAT, HI, ids, scripted
 from tests.server_harness import ANSWER, Harness, parse_events, serving
-from tests.test_server_faults import CHAT, HI, ids, scripted
 
 MIB = 2**20
 ASK = {"x-prelude-resume": "1"}

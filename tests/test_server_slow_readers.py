@@ -8,8 +8,8 @@ import msgspec
 from prelude.client.stream import Stream
 from prelude.types.request import TokenEvent
 from tests.fakes import until
+from tests.scripted_server import CHAT, HI, ids, scripted
 from tests.server_harness import Harness, parse_events
-from tests.test_server_faults import CHAT, HI, ids, scripted
 
 WORDS = "word " * 50
 

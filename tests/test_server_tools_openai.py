@@ -8,7 +8,7 @@ from openai.types.chat import ChatCompletionMessageParam
 from pydantic import BaseModel
 
 from tests.server_harness import serving
-from tests.test_server_tools import NOW_CALL, PARIS, THOUGHT, script, tool_tokenizer
+from tests.tool_samples import NOW_CALL, PARIS, THOUGHT, script, tool_tokenizer
 
 ASK: list[ChatCompletionMessageParam] = [{"role": "user", "content": "How is the weather?"}]
 
