@@ -16,7 +16,7 @@ Sources: Sarathi-Serve (OSDI 2024), LPRS (arXiv:2606.09061), FastServe (NSDI 202
 from collections.abc import Iterable, Iterator
 from functools import partial
 from heapq import merge
-from itertools import chain, filterfalse, islice
+from itertools import chain, filterfalse, islice, tee
 from math import inf
 from operator import attrgetter
 
@@ -32,6 +32,8 @@ _MAX_STRETCH = 3.0  # times the target
 _EASY = 0.8  # of the budget: nobody misses a turn if classes change or contexts grow
 _MAX_LOOK = 8  # deep prompts looked at to see of what kind they are
 _MAX_SCAN = 64  # prompts looked at in a step, of a lane
+
+_LONG: tuple[ServiceClass, ...] = ("doc", "deep", "batch")
 
 _due = attrgetter("due_s", "seq_id")
 _is_held = attrgetter("is_held")
@@ -162,7 +164,8 @@ def _short(step: Composer, room: Room) -> Iterator[SequenceView]:
     resident = sorted(filter(is_short, step.prefilling), key=_due)
     if not room.may_admit:
         return iter(resident)
-    return _fair(step, resident, line("fast"), filter(is_short, line("deep")))
+    fast, deep = room.while_open(line("fast"), is_fast=True), room.while_open(line("deep"))
+    return _fair(step, resident, fast, filter(is_short, deep))
 
 
 def _long(step: Composer, room: Room) -> Iterator[SequenceView]:
@@ -172,13 +175,13 @@ def _long(step: Composer, room: Room) -> Iterator[SequenceView]:
     if not room.may_admit:
         return iter(resident)
     late = [seq for seq in islice(_free(line("batch")), 1) if _is_late(step, seq)]
-    others = _fair(step, resident, line("doc"), filterfalse(is_short, line("deep")))
-    return chain(late, others, _fair(step, line("batch")))
+    doc, deep, batch = [room.while_open(line(name)) for name in _LONG]
+    others = _fair(step, resident, doc, filterfalse(is_short, deep))
+    return chain(late, others, _fair(step, batch))
 
 
 def _heads(step: Composer) -> Iterator[SequenceView]:
-    names: tuple[ServiceClass, ...] = ("doc", "deep", "batch")
-    return chain.from_iterable(islice(_free(step.view.line(name)), 1) for name in names)
+    return chain.from_iterable(islice(_free(step.view.line(name)), 1) for name in _LONG)
 
 
 def _is_late(step: Composer, seq: SequenceView) -> bool:
@@ -188,31 +191,19 @@ def _is_late(step: Composer, seq: SequenceView) -> bool:
 
 def _fair(step: Composer, *lines: Iterable[SequenceView]) -> Iterator[SequenceView]:
     """The first of all lines, merged; clients that are ahead of their share come last, however
-    many of theirs come first."""
+    many of theirs come first. Nobody is looked at before it is its turn."""
     if not (step.config.rules.use.fairness and step.view.is_contested):
         return merge(*[islice(_free(line), _MAX_SCAN) for line in lines], key=_due)
-    near, ahead = zip(*[_parted(step, line) for line in lines], strict=True)
+    is_ahead = step.view.is_ahead
+    twice = [tee(_free(line)) for line in lines]
+    near = [islice(filterfalse(is_ahead, line), _MAX_SCAN) for line, _ in twice]
+    ahead = [islice(filter(is_ahead, line), _MAX_SCAN) for _, line in twice]
     return chain(merge(*near, key=_due), merge(*ahead, key=_due))
 
 
 def _free(line: Iterable[SequenceView]) -> Iterator[SequenceView]:
     """Who does not wait for another choice of the same request: that one may be behind it."""
     return filterfalse(_is_held, line)
-
-
-def _parted(
-    step: Composer, line: Iterable[SequenceView]
-) -> tuple[list[SequenceView], list[SequenceView]]:
-    near: list[SequenceView] = []
-    ahead: list[SequenceView] = []
-    for seq in _free(line):
-        if not step.view.is_ahead(seq):
-            near.append(seq)
-        elif len(ahead) < _MAX_SCAN:
-            ahead.append(seq)
-        if len(near) == _MAX_SCAN:
-            break
-    return near, ahead
 
 
 def _fill(step: Composer, room: Room, seqs: Iterable[SequenceView], at_least: int) -> int:

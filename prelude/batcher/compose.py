@@ -91,7 +91,7 @@ class Composer:
 
     def price_ms(self, lanes: Lanes) -> float:
         """Price of a step of these launches, and of the copies there are so far."""
-        return self.copies.ms + sum(self._launch_ms(kind, sums) for kind, sums in lanes.items())
+        return self.copies.ms + sum([self._launch_ms(kind, sums) for kind, sums in lanes.items()])
 
     def chunk(self, seq: SequenceView, start: int, at_least: int = 0) -> int:
         """Most new tokens of ``seq`` from ``start`` that both limits still allow, but ``at_least``
@@ -198,7 +198,14 @@ class Composer:
     def promised(self) -> int:
         """Blocks that who has some will want soon."""
         if self.num_wanted is None:
-            self.num_wanted = sum([self._wanted(s) - len(s.blocks) for s in self.holders])
+            size, headroom = self.view.block_size, self.config.headroom
+            self.num_wanted = sum(  # ``_wanted``, written out: it is asked for all of them
+                [
+                    -(-(seq.num_tokens + min(max(seq.num_remaining, 1), headroom)) // size)
+                    - len(seq.blocks)
+                    for seq in self.holders
+                ]
+            )
         return max(self.num_wanted - self.num_granted + self.num_reserved, 0)
 
     def admit(self, seq: SequenceView, hit: PrefixHit, count: int) -> None:

@@ -7,6 +7,8 @@ Nobody loses its blocks to a newcomer more often than once for each doubling of 
 work that is thrown away is never more than the time that newcomers have waited.
 """
 
+from collections.abc import Iterable, Iterator
+from itertools import takewhile
 from math import log2
 
 from prelude.batcher.compose import Composer
@@ -43,6 +45,12 @@ class Room:
         """False if it is no use to ask for one more of a kind. Where nothing else can be done in
         the step, all may try."""
         return self._misses[is_fast] < _MAX_MISSES or not self._step.picks
+
+    def while_open(
+        self, line: Iterable[SequenceView], *, is_fast: bool = False
+    ) -> Iterator[SequenceView]:
+        """A line as far as it is any use to ask for more of its kind."""
+        return takewhile(lambda _: self.is_open(is_fast=is_fast), line)
 
     @property
     def may_admit(self) -> bool:
@@ -112,7 +120,10 @@ class Room:
         if not self._has_share(seq, hit):
             return False
         if is_fast:
-            return step.wanted(seq, hit) + self._promised_to_fast() <= step.num_available
+            wanted = step.wanted(seq, hit)
+            if wanted + self._most_promised() <= step.num_available:
+                return True
+            return wanted + self._promised_to_fast() <= step.num_available
         if not step.fits(seq, hit, self._reserve):
             return False
         if not self._rules.use.forecast:
@@ -133,6 +144,15 @@ class Room:
             return True
         held = sum([len(s.blocks) for s in step.holders if s.service_class == seq.service_class])
         return held + step.wanted(seq, hit) <= share * step.view.num_usable_blocks
+
+    def _most_promised(self) -> int:
+        """Blocks that all residents and parked ones will want soon at most, quickly."""
+        step = self._step
+        size, headroom = step.view.block_size, step.config.headroom
+        pending = sum([seq.num_pending for seq in step.prefilling])
+        pending += sum([seq.num_pending for seq in step.view.parked])
+        growing = len(step.holders) + len(step.admitted)
+        return growing * (headroom // size + 2) + pending // size
 
     def _promised_to_fast(self) -> int:
         """Blocks that fast sequences will want soon, those admitted in this step included."""

@@ -105,7 +105,8 @@ class Curve:
         return cls(counts, tuple(points[count] for count in counts))
 
     def at(self, count: int) -> float:
-        return sum(share * self.ms[i] for i, share in self.parts(count))
+        ms = self.ms
+        return sum([share * ms[i] for i, share in self.parts(count)])
 
     def parts(self, count: int) -> Sequence[tuple[int, float]]:
         """The points that make up the value at ``count``, and how much of each."""
