@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 
 from prelude.batch.lines import BadLine, Error, Result, Task, parse, read_tasks
 from prelude.batch.output import Output, written
-from prelude.batch.run import Batch, Summary
+from prelude.batch.run import Batch, Summary, all_done
 from prelude.batch.target import AppTarget, HttpTarget, Reply
+from prelude.cli import main
 from tests.server_harness import ANSWER, Engine, Gate, Harness, serving
 
 HI = {"messages": [{"role": "user", "content": "Hi"}]}
@@ -175,6 +176,18 @@ async def test_a_run_goes_on_where_it_was_interrupted(tmp_path: Path) -> None:
     assert summary.done == 20
     assert results(path).keys() == {f"n{n}" for n in range(20)}
     assert not [body for body in second.asked if f"n{body['n']}" in before]
+
+
+def test_a_file_that_is_done_needs_no_engine(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = write(tmp_path / "in", [line("a")])
+    path = write(tmp_path / "out", [])
+    assert all_done(source, path) is None
+    asyncio.run(Batch(source, path, Scripted(good)).run(silent))
+    assert all_done(source, path) == Summary(skipped=1)
+    assert main(["batch", str(source), str(path), "model.path=no-such-folder"]) == 0
+    assert "0 answered, 0 failed, 1 done before" in capsys.readouterr().err
 
 
 async def test_so_many_at_once_and_no_more(tmp_path: Path) -> None:

@@ -72,7 +72,8 @@ def test_apart_decodes_what_the_child_printed(monkeypatch: pytest.MonkeyPatch) -
     probe = module.probe_apart("cpu", 2, "float32")
     assert isinstance(probe, Probe)
     assert (probe.read_gb_s, probe.quiet.quiet) == (30.0, True)
-    assert commands == [[sys.executable, "-m", "prelude.bench.probe", "cpu", "2", "float32"]]
+    (command,) = commands
+    assert command == [sys.executable, "-P", "-m", "prelude.bench.probe", "cpu", "2", "float32"]
 
 
 def test_a_child_that_failed_says_why(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 """The shape of the repository: its links, which module may import which, and what a wheel holds."""
 
 import ast
+import re
 import shutil
 import subprocess
 import sys
@@ -130,6 +131,12 @@ def test_a_file_can_be_read_in_one_sitting() -> None:
         if (lines := len(path.read_text().splitlines())) > MAX_LINES
     }
     assert not long, "split these by reason to change"
+
+
+def test_children_find_this_package_wherever_they_start() -> None:
+    """Without -P a folder called prelude in the working directory, such as a checkout, hides it."""
+    found = re.compile(r'sys\.executable, "-[cm]"')
+    assert not [module for module, path in modules() if found.search(path.read_text())]
 
 
 @pytest.mark.parametrize("module", LIGHT)

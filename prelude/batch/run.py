@@ -83,7 +83,7 @@ class Batch:
         known = written(self.path)
         total = count_lines(self.source)
         summary = Summary()
-        lines = self._open_lines(known, summary)
+        lines = _open_lines(self.source, known, summary)
         output = Output(self.path)
         try:
             async with asyncio.TaskGroup() as group:
@@ -94,14 +94,6 @@ class Batch:
         finally:
             output.close()
         return summary
-
-    def _open_lines(self, known: set[str | int], summary: Summary) -> Iterator[Task | BadLine]:
-        for line in read_tasks(self.source):
-            key = line.number if line.custom_id is None else line.custom_id
-            if key in known:
-                summary.skipped += 1
-            else:
-                yield line
 
     async def _work(
         self,
@@ -136,6 +128,25 @@ class Batch:
                 backoff_s = min(2.0 ** (attempt - 1), _MOST_S) * random.uniform(0.5, 1.0)
                 await self.sleep(min(wait_s or backoff_s, _MOST_S))
         return result
+
+
+def all_done(source: Path, path: Path) -> Summary | None:
+    """What a run would come to for which nothing is left to ask; None if there is something.
+
+    Raises ``OSError`` or ``ValueError`` for files that cannot be used.
+    """
+    summary = Summary()
+    is_left = any(True for _ in _open_lines(source, written(path), summary))
+    return None if is_left else summary
+
+
+def _open_lines(source: Path, known: set[str | int], summary: Summary) -> Iterator[Task | BadLine]:
+    for line in read_tasks(source):
+        key = line.number if line.custom_id is None else line.custom_id
+        if key in known:
+            summary.skipped += 1
+        else:
+            yield line
 
 
 def _response(reply: Reply) -> Response:

@@ -92,7 +92,9 @@ def running_server(
     """
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", *module, f"server.port={port}", *arguments]
+    # -P: a folder called prelude where we are, a checkout say, is not the package.
+    flags = ["-P", "-m"] if module[0] == "prelude" else ["-m"]
+    command = [sys.executable, *flags, *module, f"server.port={port}", *arguments]
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "log"
         with log.open("wb") as out:

@@ -53,7 +53,7 @@ def probe(device: str, threads: int, dtype: str, repeats: int = 5) -> Probe:
 
 def probe_apart(device: str, threads: int, dtype: str) -> Probe:
     """The same in a child process. Raises ``RuntimeError`` with what the child said."""
-    command = [sys.executable, "-m", "prelude.bench.probe", device, str(threads), dtype]
+    command = [sys.executable, "-P", "-m", "prelude.bench.probe", device, str(threads), dtype]
     done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S)
     if done.returncode:
         raise RuntimeError(f"the probe failed (probe=false skips it): {done.stderr.strip()[-500:]}")

@@ -65,11 +65,13 @@ def run(argv: list[str]) -> int:
 
 
 async def _run(source: Path, path: Path, args: "Namespace", config: "Config") -> "Summary":
-    from prelude.batch.run import Batch
+    from prelude.batch.run import Batch, all_done
     from prelude.batch.target import HttpTarget, own_engine
     from prelude.engine.progress import progress_bar
 
-    source.open("rb").close()  # worth saying before an engine starts
+    before = all_done(source, path)  # files that cannot be used are errors before an engine starts
+    if before is not None:
+        return before
     if args.url is not None:
         key = os.environ.get("PRELUDE_API_KEY")
         remote = HttpTarget(args.url, args.concurrency or _REMOTE_CONCURRENCY, key)

@@ -34,9 +34,12 @@ def run(argv: list[str]) -> int:
     args = parser.parse_intermixed_args(argv)
 
     from prelude.conf.load import load_config
+    from prelude.conf.schema import LogLevel
     from prelude.logs import configure_logging
 
     config = load_config(args.overrides, config_dirs=args.config_dir)
+    if config.log.level is LogLevel.INFO:
+        config.log.level = LogLevel.WARNING  # who asks for a text wants no life-cycle lines
     configure_logging(config.log.level, config.log.format.value)
     text = args.prompt if args.prompt is not None else sys.stdin.read()
     if not text:
