@@ -53,12 +53,12 @@ class ChatTurn:
         return self.generation.finished
 
     async def next(self) -> list[MessageDelta]:
-        """What has arrived since the last call, one delta a choice; empty when all have ended.
+        """What has arrived since the last call, in order; empty when all choices have ended.
         Raises ``ApiError`` when the engine refuses or fails the request."""
         deltas = await self.generation.next()
         if not self._parsers:
             return [plain_delta(delta) for delta in deltas]
-        return [self._parsers[delta.index].feed(delta) for delta in deltas]
+        return [found for delta in deltas for found in self._parsers[delta.index].feed(delta)]
 
     def _num_reasoning_tokens(self) -> int:
         return sum(parser.num_reasoning_tokens for parser in self._parsers)

@@ -36,19 +36,30 @@ class PartWriter(Protocol):
 
 
 class Parts:
-    """``feed`` it every delta of one choice, then ``close``; both return what ``writer`` says."""
+    """``feed`` it every delta of one choice, then ``close``; both return what ``writer`` says.
+
+    Logprobs are told with texts only. Those of tokens that print nothing yet wait for what the text
+    becomes: they go with text that follows, or end the text before them, and with them goes
+    nothing that marks reasoning or a call.
+    """
 
     def __init__(self, writer: PartWriter) -> None:
         self.found: list[Part] = []
         self._writer = writer
         self._open: Part | None = None
+        self._silent: tuple[LogprobEntry, ...] = ()
 
     def feed(self, delta: MessageDelta) -> bytes:
         out = b""
+        self._silent += delta.logprobs
         if delta.reasoning:
             out += self._add("reasoning", delta.reasoning)
-        if delta.content or delta.logprobs:
-            out += self._add("text", delta.content, delta.logprobs)
+        if delta.content:
+            is_text = self._open is None or self._open.kind == "text"
+            logprobs = self._silent if is_text else delta.logprobs
+            out += self._add("text", delta.content, logprobs)
+        if delta.reasoning or delta.content or delta.tool_calls:
+            self._silent = ()
         for call in delta.tool_calls:
             if call.id is not None:
                 out += self._begin("call", call.id, call.name or "")
@@ -59,6 +70,8 @@ class Parts:
     def close(self) -> bytes:
         """An answer without any part has an empty text."""
         out = b"" if self.found else self._begin("text")
+        if self._silent and self._open is not None and self._open.kind == "text":
+            out += self._add("text", "", self._silent)
         return out + self._end()
 
     def _add(self, kind: Kind, text: str, logprobs: tuple[LogprobEntry, ...] = ()) -> bytes:

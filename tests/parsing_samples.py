@@ -102,7 +102,9 @@ def parsed(form: str, pieces: Sequence[str], **options: Any) -> Message:
     one = parser(form, **options)
     fed = [one.feed(piece) for piece in pieces]
     return joined(
-        MessageDelta(0, content, tool_calls=calls) for content, calls in [*fed, one.close()]
+        MessageDelta(0, content, tool_calls=calls)
+        for runs in [*fed, one.close()]
+        for content, calls in runs
     )
 
 

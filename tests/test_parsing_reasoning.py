@@ -59,7 +59,8 @@ def answer(pieces: list[str], reason: str = "stop", is_open: bool = False) -> Me
     one = AnswerParser(ReasoningParser(is_open), parser("hermes"), end_id=7)
     deltas = [TextDelta(0, piece, token_ids=(1,)) for piece in pieces]
     deltas.append(TextDelta(0, token_ids=(1,), finish_reason=reason))  # type: ignore[arg-type]
-    return msgspec.structs.replace(joined(map(one.feed, deltas)), token_ids=())
+    found = joined(part for delta in deltas for part in one.feed(delta))
+    return msgspec.structs.replace(found, token_ids=())
 
 
 PARTS = st.sampled_from(

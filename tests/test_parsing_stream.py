@@ -51,7 +51,7 @@ def message(
     deltas = []
     for n, group in enumerate(ids):
         end = reason if n == len(ids) - 1 else None
-        deltas.append(parser.feed(choice.feed(TokenEvent(0, 0, group, finish_reason=end))))
+        deltas += parser.feed(choice.feed(TokenEvent(0, 0, group, finish_reason=end)))
         if choice.ended:
             break
     assert deltas[-1].finish_reason is not None

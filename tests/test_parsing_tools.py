@@ -109,21 +109,29 @@ def _in_order(part: str, text: str) -> bool:
 
 def test_pieces_of_a_call_come_as_they_are_read() -> None:
     one = parser("hermes")
-    assert one.feed('Hi <tool_call>{"name": "add", ') == ("Hi", ())
-    assert one.feed('"arguments": {"a": ') == (
-        "",
-        (ToolCallDelta(0, "call_0", "add", '{"a": '),),
-    )
-    assert one.feed("12") == ("", (ToolCallDelta(0, arguments="12"),))
-    assert one.feed('}}</tool_call>\n<tool_call>{"name":"now","arguments":{') == (
-        "",
-        (ToolCallDelta(0, arguments="}"), ToolCallDelta(1, "call_1", "now", "{")),
-    )
+    assert one.feed('Hi <tool_call>{"name": "add", ') == [("Hi", ())]
+    assert one.feed('"arguments": {"a": ') == [
+        ("", (ToolCallDelta(0, "call_0", "add", '{"a": '),)),
+    ]
+    assert one.feed("12") == [("", (ToolCallDelta(0, arguments="12"),))]
+    assert one.feed('}}</tool_call>\n<tool_call>{"name":"now","arguments":{') == [
+        ("", (ToolCallDelta(0, arguments="}"), ToolCallDelta(1, "call_1", "now", "{"))),
+    ]
     assert not one.is_whole
-    assert one.feed("}}</tool_call>") == ("", (ToolCallDelta(1, arguments="}"),))
+    assert one.feed("}}</tool_call>") == [("", (ToolCallDelta(1, arguments="}"),))]
     assert one.is_whole
-    assert one.feed(" Done. ") == ("Done.", ())
-    assert one.close() == (" ", ())
+    assert one.feed(" Done. ") == [("Done.", ())]
+    assert one.close() == [(" ", ())]
+
+
+def test_content_between_calls_stands_between_them() -> None:
+    call = '<tool_call>{"name": "now", "arguments": {}}</tool_call>'
+    first, second = (ToolCallDelta(n, f"call_{n}", "now", "{}") for n in range(2))
+    assert parser("hermes").feed(f"A{call} B {call} C") == [
+        ("A", (first,)),
+        ("B", (second,)),
+        ("C", ()),
+    ]
 
 
 @pytest.mark.parametrize(

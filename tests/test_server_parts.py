@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import count
 from typing import Any
 
 import msgspec
@@ -13,7 +14,14 @@ from prelude.server.errors import ApiError
 from prelude.server.generation import Usage
 from prelude.server.parts import Part, parts_of
 from prelude.server.responses_reply import ResponsesReply
+from prelude.text.choice import TextDelta
+from prelude.text.logprobs import LogprobEntry, TokenScore
 from prelude.text.message import ChatFinish, MessageDelta, ToolCallDelta
+from prelude.text.parsing.answer import AnswerParser
+from prelude.text.parsing.formats import FORMATS
+from prelude.text.parsing.reasoning import ReasoningParser
+from prelude.text.parsing.tools import ToolParser
+from tests.parsing_samples import TOOLS, cut
 
 
 @dataclass
@@ -174,3 +182,58 @@ def test_a_failed_response_has_what_came_before() -> None:
         "engine_dead",
         "gone",
     )
+
+
+CALL = '<tool_call>\n{"name": "add", "arguments": {"a": 1}}\n</tool_call>'
+SPOKEN = st.sampled_from(["<think>", "Hm.", "</think>", "\n", " ", "Well, ", "<", CALL, CALL[:40]])
+
+
+def read(pieces: Sequence[str], *, is_open: bool = False, scored: bool = True) -> list[Part]:
+    """The parts of an answer that came in these pieces, with a character a token."""
+    numbers = count()
+    tools = ToolParser(FORMATS["hermes"], TOOLS, new_id=lambda: f"call_{next(numbers)}")
+    parser = AnswerParser(ReasoningParser(is_open), tools)
+    deltas: list[MessageDelta] = []
+    num_chars = 0
+    for piece in pieces:
+        scores = tuple(
+            LogprobEntry(TokenScore(ord(char), char, char.encode(), -1.0), (), num_chars + n)
+            for n, char in enumerate(piece)
+        )
+        ids = tuple(map(ord, piece))
+        deltas += parser.feed(TextDelta(0, piece, ids, scores if scored else ()))
+        num_chars += len(piece)
+    return parts_of([*deltas, *parser.feed(TextDelta(0, finish_reason="stop"))])
+
+
+@given(
+    text=st.lists(SPOKEN | st.text(max_size=3), max_size=8).map("".join),
+    places=st.lists(st.integers(0, 300), max_size=8),
+    is_open=st.booleans(),
+    scored=st.booleans(),
+)
+def test_parts_are_the_same_however_the_answer_is_cut(
+    text: str, places: list[int], is_open: bool, scored: bool
+) -> None:
+    one_by_one = told(read(list(text), is_open=is_open, scored=scored))
+    assert told(read([text], is_open=is_open, scored=scored)) == one_by_one
+    assert told(read(cut(text, places), is_open=is_open, scored=scored)) == one_by_one
+
+
+def told(parts: Sequence[Part]) -> list[tuple[str, str, str, str]]:
+    tokens = ["".join(one.score.token for one in part.logprobs) for part in parts]
+    return [
+        (part.kind, part.name, part.text, scored)
+        for part, scored in zip(parts, tokens, strict=True)
+    ]
+
+
+def test_logprobs_are_those_of_the_texts() -> None:
+    parts = read([f"<think>\nHm.</think>\n\nSo: {CALL} and <b {CALL}"])
+    assert told(parts) == [
+        ("reasoning", "", "Hm.", ""),
+        ("text", "", "So:", "So:"),
+        ("call", "add", '{"a": 1}', ""),
+        ("text", "", "and <b", "and <b"),
+        ("call", "add", '{"a": 1}', ""),
+    ]

@@ -1,11 +1,13 @@
 """One choice's text deltas to message deltas: reasoning first, then content and tool calls."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import pairwise
 
 from prelude.text.choice import TextDelta
-from prelude.text.message import ChatFinish, MessageDelta, ToolCallDelta
+from prelude.text.message import ChatFinish, MessageDelta
 from prelude.text.parsing.reasoning import ReasoningParser
-from prelude.text.parsing.tools import ToolParser
+from prelude.text.parsing.tools import Run, ToolParser
 
 
 def plain_delta(delta: TextDelta) -> MessageDelta:
@@ -21,7 +23,8 @@ def plain_delta(delta: TextDelta) -> MessageDelta:
 
 
 class AnswerParser:
-    """Feed it every delta of one choice, in order. ``end_id`` is the token that ends reasoning,
+    """Feed it every delta of one choice, in order; each becomes one or several, in the order of the
+    text: where content follows a call, another begins. ``end_id`` is the token that ends reasoning,
     where it is one; ``num_reasoning_tokens`` counts up to and with it. ``is_silent`` keeps the
     reasoning back."""
 
@@ -39,27 +42,44 @@ class AnswerParser:
         self._end_id = end_id
         self._has_end = False
         self._is_silent = is_silent
+        self._num_chars = 0
 
-    def feed(self, delta: TextDelta) -> MessageDelta:
+    def feed(self, delta: TextDelta) -> list[MessageDelta]:
+        start, self._num_chars = self._num_chars, self._num_chars + len(delta.text)
+        if len(delta.logprobs) < 2:
+            return list(self._read(delta))
+        return [found for one in _by_token(delta, start) for found in self._read(one)]
+
+    def _read(self, delta: TextDelta) -> Iterator[MessageDelta]:
         reasoning, content = "", delta.text
         if self._reasoning is not None:
             reasoning, content = self._reason(self._reasoning, delta)
-        calls: tuple[ToolCallDelta, ...] = ()
-        if self._tools is not None:
-            content, calls = self._tools.feed(content)
-            if delta.finish_reason is not None:
-                rest, late_calls = self._tools.close()
-                content, calls = content + rest, calls + late_calls
-        return MessageDelta(
+        *runs, (content, calls) = self._runs(content, delta.finish_reason is not None)
+        logprobs, token_ids = delta.logprobs, delta.token_ids
+        for run in runs:
+            yield MessageDelta(
+                delta.index, run[0], reasoning, run[1], logprobs, token_ids=token_ids
+            )
+            reasoning, logprobs, token_ids = "", (), ()
+        yield MessageDelta(
             delta.index,
             content,
             reasoning,
             calls,
-            delta.logprobs,
+            logprobs,
             self._finish_reason(delta),
             delta.stop_reason,
-            delta.token_ids,
+            token_ids,
         )
+
+    def _runs(self, content: str, is_last: bool) -> list[Run]:
+        """At least one."""
+        if self._tools is None:
+            return [(content, ())]
+        runs = self._tools.feed(content)
+        if is_last:
+            runs += self._tools.close()
+        return runs or [("", ())]
 
     def _reason(self, parser: ReasoningParser, delta: TextDelta) -> tuple[str, str]:
         if parser.is_over:
@@ -88,3 +108,16 @@ class AnswerParser:
         if delta.finish_reason == "stop" and tools is not None and tools.num_calls:
             return "tool_calls" if tools.is_whole else "stop"
         return delta.finish_reason
+
+
+def _by_token(delta: TextDelta, start: int) -> Iterator[TextDelta]:
+    """The same, a token each, so that logprobs stand with the text that is theirs. ``start`` is
+    where the delta's text begins in the choice's."""
+    places = [max(entry.text_offset - start, 0) for entry in delta.logprobs[1:]]
+    edges = list(pairwise([0, *places, len(delta.text)]))
+    last = len(edges) - 1
+    for n, ((begin, end), token_id) in enumerate(zip(edges, delta.token_ids, strict=True)):
+        one = TextDelta(delta.index, delta.text[begin:end], (token_id,), (delta.logprobs[n],))
+        if n == last:
+            one = replace(one, finish_reason=delta.finish_reason, stop_reason=delta.stop_reason)
+        yield one

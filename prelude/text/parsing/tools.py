@@ -9,10 +9,14 @@ from prelude.text.parsing.feed import Feed, Steps
 from prelude.text.parsing.formats import ToolFormat
 from prelude.text.parsing.seek import Found, text_to
 
+# Content, and the calls that stand behind it.
+Run = tuple[str, tuple[ToolCallDelta, ...]]
+
 
 class ToolParser:
     """``feed`` text, ``close`` at its end; both return the content and the calls that are certain
-    by then. ``tools`` are schemas of parameters by name; calls beyond ``limit`` are left out.
+    by then, in the order of the text. ``tools`` are schemas of parameters by name; calls beyond
+    ``limit`` are left out.
 
     What looks like a call and is none is content, whitespace and marks included; where calls are
     found, the marks and the whitespace around them are gone.
@@ -30,6 +34,7 @@ class ToolParser:
         self._feed = Feed()
         self._calls = Calls(tools, new_id or form.new_id, limit)
         self._content: list[str] = []
+        self._runs: list[Run] = []
         self._steps = self._read()
         next(self._steps)
 
@@ -42,22 +47,33 @@ class ToolParser:
         """Whether the last call ended as it should."""
         return self._calls.is_whole
 
-    def feed(self, text: str) -> tuple[str, tuple[ToolCallDelta, ...]]:
+    def feed(self, text: str) -> list[Run]:
         if text:
             self._feed.push(text)
             next(self._steps)
         return self._drain()
 
-    def close(self) -> tuple[str, tuple[ToolCallDelta, ...]]:
+    def close(self) -> list[Run]:
         self._feed.close()
         for _ in self._steps:
             raise AssertionError("a reader waits for text after its end")
         return self._drain()
 
-    def _drain(self) -> tuple[str, tuple[ToolCallDelta, ...]]:
-        content = "".join(self._content)
+    def _drain(self) -> list[Run]:
+        self._end_run(self._calls.drain())
+        runs, self._runs = self._runs, []
+        return runs
+
+    def _say(self, text: str) -> None:
+        """``text`` is content; what there is of calls stands before it."""
+        if text and (calls := self._calls.drain()):
+            self._end_run(calls)
+        self._content.append(text)
+
+    def _end_run(self, calls: tuple[ToolCallDelta, ...]) -> None:
+        if (content := "".join(self._content)) or calls:
+            self._runs.append((content, calls))
         self._content.clear()
-        return content, self._calls.drain()
 
     def _read(self) -> Steps[None]:
         if self._format.is_bare:
@@ -72,15 +88,15 @@ class ToolParser:
 
     def _plain_text(self) -> Steps[Found]:
         if self._format.start:
-            return (yield from text_to(self._feed, (self._format.start,), self._content.append))
+            return (yield from text_to(self._feed, (self._format.start,), self._say))
         while (yield from self._feed.peek()):
-            self._content.append(self._feed.rest())
+            self._say(self._feed.rest())
         return Found("", "")
 
     def _call(self, is_marked: bool) -> Steps[None]:
         """A call or several, after their mark; content if they are none."""
         if not (yield from self._format.body(self._feed, self._calls, is_marked)):
-            self._content.append(self._feed.give_back())
+            self._say(self._feed.give_back())
             return
         yield from self._feed.skip_space()
         self._feed.hold()
