@@ -4,6 +4,7 @@ import threading
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -13,6 +14,7 @@ from prelude.engine.core import EngineCore
 from prelude.engine.grammars import Grammars
 from prelude.types.constraint import Constraint, ConstraintError, MatchEnd, SlowConstraintError
 from prelude.types.request import Request, SamplingParams, TokenEvent
+from prelude.types.service import Hints
 from tests.engines import VOCAB, CarefulRunner, Clock, request
 
 EOS = 0
@@ -202,6 +204,96 @@ def test_too_many_are_refused() -> None:
     assert event.refusal.code == "queue_full"
     core.abort_all()
     compiler.gate.set()
+
+
+class SlowFor(Compiler):
+    """Compiles at once, but for what begins with a nine: that takes until the gate opens."""
+
+    def compile(self, constraint: Constraint) -> Grammar:
+        if constraint.text.startswith("9"):
+            return super().compile(constraint)
+        self.texts.append(constraint.text)
+        return Grammar(constraint.text)
+
+
+def of(client: str, request: Request) -> Request:
+    return msgspec.structs.replace(request, hints=Hints(client=client))
+
+
+def test_one_clients_slow_grammars_do_not_delay_others() -> None:
+    compiler = SlowFor()
+    core = open_core(compiler)
+    for uid in range(20):
+        core.add(of("slow", held(f"9{10 + uid}", uid)))
+    core.add(of("quick", held("12", 100)))
+    core.add(of("quick", held("34", 101)))
+    ends: list[int] = []
+    while len(ends) < 2:
+        ends += [event.uid for event in core.step() if event.finish_reason]
+    assert sorted(ends) == [100, 101]
+    assert core._grammars.num_held == 20
+    core.add(of("other", held("12", 102)))
+    assert core.ledger.num_waiting == 1, "what is known waits for nobody"
+    compiler.gate.set()
+    finish(core)
+    core.close()
+
+
+def test_one_clients_grammars_do_not_cost_others_theirs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("prelude.engine.grammars._NUM_KEPT", 4)
+    compiler = SlowFor()
+    core = open_core(compiler)
+    for uid, (client, text) in enumerate(
+        [("b", "1"), *[("a", f"2{n}") for n in range(8)], ("b", "1")]
+    ):
+        core.add(of(client, held(text, uid)))
+        finish(core)
+    assert compiler.texts.count("1") == 1
+
+
+def test_nobody_may_hold_more_room_than_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("prelude.engine.grammars._MOST_HELD", 8)
+    compiler = Compiler()
+    core = open_core(compiler)
+    refused = [bool(core.add(of("a", held("1", uid)))) for uid in range(6)]
+    assert refused == [False] * 4 + [True] * 2
+    assert [bool(core.add(of("b", held("2", 10 + n)))) for n in range(3)] == [False, False, True]
+    assert core._grammars.num_refused == 3
+    core.abort(0)
+    assert not core.add(of("c", held("3", 20)))
+    core.abort_all()
+    compiler.gate.set()
+
+
+def test_what_all_have_given_up_is_not_compiled() -> None:
+    compiler = Compiler()
+    core = open_core(compiler)
+    for uid in range(6):
+        core.add(held(f"{uid + 1}", uid))
+    for uid in range(1, 6):
+        core.abort(uid)
+    compiler.gate.set()
+    finish(core)
+    assert set(compiler.texts) <= {"1", "2"}, "two may have begun"
+    core.add(held("4", 10))
+    assert len(finish(core)[10, 0]) == 1
+    core.close()
+
+
+def test_what_was_given_up_when_it_had_begun_is_kept() -> None:
+    compiler = Compiler()
+    core = open_core(compiler)
+    core.add(held("12", 1))
+    core.abort(1)
+    compiler.gate.set()
+    job = core._grammars._compiling[next(iter(core._grammars._compiling))].job
+    job.future.result(20)
+    core.add(held("3", 2))
+    finish(core)
+    core.add(held("12", 3))
+    finish(core)
+    assert sorted(compiler.texts) == ["12", "3"]
+    core.close()
 
 
 def test_an_answer_that_cannot_go_on_ends_with_the_reason() -> None:

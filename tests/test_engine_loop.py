@@ -140,6 +140,16 @@ def test_an_engine_without_work_is_heard_once_a_second() -> None:
     assert not channel.events
 
 
+def test_an_engine_says_when_all_is_quiet() -> None:
+    clock = Clock()
+    core = make_core(clock=clock, depth=1)
+    steps: list[int] = []
+    submit = Submit(request([1], uid=1, max_tokens=5))
+    channel = Script(clock, [(0.0, submit), (4500.0, Abort(99))])
+    run_loop(core, channel, lambda: steps.append(core.stats().num_steps))
+    assert steps and set(steps) == {core.stats().num_steps}, "not before the work is done"
+
+
 class _Never:
     """A compiler of grammars that take an hour."""
 

@@ -5,7 +5,9 @@ import json
 import os
 import resource
 import sys
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import msgspec
@@ -21,7 +23,12 @@ from prelude.text.grammar_source import grammar_source
 from prelude.text.grammar_trial import Trial
 from prelude.text.grammar_worker import Job, Verdict, Words
 from prelude.text.tokenizer import Tokenizer
-from prelude.types.constraint import Constraint, ConstraintError, ConstraintKind
+from prelude.types.constraint import (
+    Constraint,
+    ConstraintError,
+    ConstraintKind,
+    SlowConstraintError,
+)
 from tests.text_samples import byte_level_folder
 
 FOLDER = byte_level_folder()
@@ -149,14 +156,73 @@ def test_what_would_take_for_ever_is_given_up(kind: ConstraintKind, text: str) -
 def test_a_worker_that_dies_is_replaced() -> None:
     trial = Trial(Words(300, {0: "<eos>"}), 5.0)
     assert trial.source(Constraint("regex", "ab"))
-    assert trial._worker is not None
-    first = trial._worker
+    (worker,) = trial._idle
+    first = worker._process
+    assert first is not None
     first.kill()
     assert trial.source(Constraint("regex", "ab")), "it did not die of this one"
-    assert trial._worker is not first
+    assert trial._idle == [worker]
+    assert worker._process is not first
     assert first.returncode is not None, "nobody is left to be buried"
     trial.close()
-    assert trial._worker is None
+    assert worker._process is None
+    with pytest.raises(SlowConstraintError, match="ending"):
+        trial.source(Constraint("regex", "ab"))
+    assert worker._process is None, "nothing is started only to be ended"
+
+
+def test_one_that_takes_long_does_not_hold_up_another_and_may_be_cut_off() -> None:
+    trial = Trial(Words(300, {0: "<eos>"}), 60.0)
+    with ThreadPoolExecutor(1) as threads:
+        slow = threads.submit(trial.source, Constraint("regex", ".*" * 20_000))
+        while not trial._busy:
+            pass
+        assert trial.source(Constraint("regex", "ab"))
+        assert not slow.done()
+        (worker,) = trial._busy
+        while worker._process is None:
+            pass
+        trial.close()
+        assert isinstance(slow.exception(20), SlowConstraintError)
+        assert worker._process is None
+
+
+def test_a_process_that_cannot_be_started_is_nobodys_fault(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    trial = Trial(Words(300, {0: "<eos>"}), 5.0)
+
+    def full(*args: object, **kwargs: object) -> None:
+        raise OSError(24, "Too many open files")
+
+    with monkeypatch.context() as broken:
+        broken.setattr("subprocess.Popen", full)
+        with pytest.raises(SlowConstraintError, match=r"Too many open files.*later"):
+            trial.source(Constraint("regex", "ab"))
+    assert trial.source(Constraint("regex", "ab"))
+    trial.close()
+
+
+def test_what_everybody_needs_is_made_when_all_is_quiet() -> None:
+    compiler = GrammarCompiler(FOLDER / "tokenizer.json", SIZE, EOS)
+    quiet = threading.Event()
+    compiler.warm_when(quiet)
+    assert compiler._tools is None
+    quiet.set()
+    (thread,) = [one for one in threading.enumerate() if one.name == "prelude-warm"]
+    thread.join(20)
+    made = compiler._tools
+    assert made is not None
+    assert takes(compiled(compiler, "regex", "ab"), "ab")
+    assert compiler._tools is made
+    compiler.close()
+
+
+def test_a_compiler_that_was_closed_starts_nothing() -> None:
+    compiler = GrammarCompiler(FOLDER / "tokenizer.json", SIZE, EOS)
+    compiler.close()
+    with pytest.raises(SlowConstraintError, match="ending"):
+        compiler.compile(Constraint("regex", "ab"))
 
 
 def test_what_a_worker_used_for_others_is_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 import logging
 from pathlib import Path
+from threading import Event
 
 from prelude.batcher.rules import unmet_targets
 from prelude.conf.schema import Config, Overlap
@@ -28,10 +29,12 @@ def build_engine(
     progress: Progress = lambda phase, fraction: None,
     before_s: float = 0.0,
     early: EarlyMemory | None = None,
+    quiet: Event | None = None,
 ) -> tuple[EngineCore, EngineInfo]:
     """Load the model, allocate the cache, start compiling. ``progress`` gets (phase, fraction),
-    ``before_s`` is how old the process is, ``early`` memory for the weights. Raises ``ValueError``
-    with what to change where the configuration cannot be met."""
+    ``before_s`` is how old the process is, ``early`` memory for the weights; at ``quiet`` what
+    nobody has asked for yet is made ready. Raises ``ValueError`` with what to change where the
+    configuration cannot be met."""
     start = Startup(progress, before_s, early)
     with start.phase("reading config"):
         model = resolve(config, start)
@@ -50,7 +53,7 @@ def build_engine(
         buckets=started.buckets,
         overlap=config.runner.overlap != Overlap.off,
         answer_id=_answer_id(config, model),
-        grammars=_grammars(config, model, eos_ids),
+        grammars=_grammars(config, model, eos_ids, quiet),
     )
     _say_budgets(config, core, start)
     start.finish()
@@ -68,12 +71,18 @@ def _answer_id(config: Config, model: Model) -> int | None:
     return read_answer_id(tokenizer_folder(config.model))
 
 
-def _grammars(config: Config, model: Model, eos_ids: tuple[int, ...]) -> Grammars:
+def _grammars(
+    config: Config, model: Model, eos_ids: tuple[int, ...], quiet: Event | None
+) -> Grammars:
     if model.folder is None and config.model.tokenizer is None:
         return Grammars()
     path = tokenizer_folder(config.model) / "tokenizer.json"
-    vocab_size = model.spec.vocab_size
-    return Grammars(GrammarCompiler(path, vocab_size, eos_ids) if path.is_file() else None)
+    if not path.is_file():
+        return Grammars()
+    compiler = GrammarCompiler(path, model.spec.vocab_size, eos_ids)
+    if quiet is not None:
+        compiler.warm_when(quiet)
+    return Grammars(compiler)
 
 
 def _say_budgets(config: Config, core: EngineCore, start: Startup) -> None:

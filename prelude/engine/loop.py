@@ -2,6 +2,7 @@
 
 import logging
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
@@ -34,12 +35,15 @@ class Channel(Protocol):
     def send(self, message: FromEngine) -> None: ...
 
 
-def run_loop(core: EngineCore, channel: Channel) -> None:
+def run_loop(
+    core: EngineCore, channel: Channel, on_quiet: Callable[[], None] = lambda: None
+) -> None:
     """Serve until ``Shutdown`` or until the other side is gone. What is still running then ends
-    as aborted. An exception of a step ends the loop: no state is trusted after it."""
+    as aborted. An exception of a step ends the loop: no state is trusted after it. ``on_quiet`` is
+    called whenever nobody has wanted anything for a while."""
     said = EngineStats()
     try:
-        while (stats := _turn(core, channel, said)) is not None:
+        while (stats := _turn(core, channel, said, on_quiet)) is not None:
             said = stats
     except EOFError:
         logger.warning("the server process is gone; the engine ends")
@@ -55,7 +59,9 @@ def describe(error: Exception) -> str:
     return f"{type(error).__name__}: {error} ({Path(frame.filename).name}:{frame.lineno})"
 
 
-def _turn(core: EngineCore, channel: Channel, said: EngineStats) -> EngineStats | None:
+def _turn(
+    core: EngineCore, channel: Channel, said: EngineStats, on_quiet: Callable[[], None]
+) -> EngineStats | None:
     """Messages until a step is due, the step, one message back if there is news. Returns the
     statistics as the other side knows them now, None at the end."""
     messages = channel.receive(max(core.slack_ms, 0.0) if core.has_work else _IDLE_MS)
@@ -72,6 +78,7 @@ def _turn(core: EngineCore, channel: Channel, said: EngineStats) -> EngineStats 
             events += core.step()
     elif not messages:
         core.runner.upkeep()
+        on_quiet()
     stats = core.stats()
     if events or stats != said:
         channel.send(StepEvents(events, stats))

@@ -7,6 +7,7 @@ import multiprocessing as mp
 import os
 import signal
 import time
+from threading import Event
 
 import msgspec
 import zmq
@@ -107,7 +108,7 @@ def _run(config: Config, channel: ZmqChannel) -> None:
     from prelude.engine.early import early_memory
     from prelude.engine.startup import process_age_s
 
-    early = early_memory(config)
+    early, quiet = early_memory(config), Event()
     from prelude.engine.build import build_engine  # imports torch, for a second
 
     with progress_bar() as draw:
@@ -117,14 +118,14 @@ def _run(config: Config, channel: ZmqChannel) -> None:
             channel.send(Progress(phase, fraction))
 
         try:
-            core, info = build_engine(config, report, process_age_s(), early)
+            core, info = build_engine(config, report, process_age_s(), early, quiet)
         except ValueError as error:
             raise _NoEngineError(str(error)) from error
     gc.collect()
     gc.freeze()  # what start-up made stays: collections during steps need not look at it
     try:
         channel.send(Ready(info))
-        run_loop(core, channel)
+        run_loop(core, channel, quiet.set)
     except Exception as error:
         if not is_out_of_memory(error):
             raise

@@ -4,6 +4,7 @@ Compiling releases the interpreter lock.
 """
 
 import importlib.util
+import logging
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,6 +22,8 @@ from prelude.types.constraint import Constraint, ConstraintError
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
+
+logger = logging.getLogger(__name__)
 
 _KNOWN_KINDS = ("json", "choice")  # what is written here: no surprises
 _START, _END = "<think>", "</think>"
@@ -80,6 +83,7 @@ class GrammarCompiler:
         self._limit_s = limit_s
         self._lock = threading.Lock()
         self._tools: _Tools | None = None
+        self._is_closed = False
 
     def compile(self, constraint: Constraint) -> "Grammar":
         """Raises ``ConstraintError`` where nothing can be made of it."""
@@ -92,15 +96,37 @@ class GrammarCompiler:
         except BaseException as error:  # panics of the library are not of class Exception
             raise ConstraintError(f"cannot be compiled: {error}") from error
 
+    def warm_when(self, quiet: threading.Event) -> None:
+        """Once that is set, make in another thread what everybody needs. The interpreter stands
+        still meanwhile, for a second with a vocabulary of 147,000 tokens."""
+        threading.Thread(target=self._warm, args=(quiet,), name="prelude-warm", daemon=True).start()
+
     def close(self) -> None:
+        """What is being compiled is given up. Idempotent."""
+        self._is_closed = True
         if self._tools is not None:
             self._tools.trial.close()
 
-    def _compile(self, constraint: Constraint) -> "Grammar":
+    def _warm(self, quiet: threading.Event) -> None:
+        quiet.wait()
+        if importlib.util.find_spec("llguidance") is None:
+            return
+        try:
+            self._ready()
+        except BaseException as error:  # as in compile, which says so to whom it concerns
+            logger.debug("the grammars' tokenizer was not made ready: %s", error)
+
+    def _ready(self) -> _Tools:
         with self._lock:
             tools = self._tools = self._tools or _Tools(
                 self._path, self._vocab_size, self._eos_ids, self._limit_s
             )
+        if self._is_closed:  # maybe too late to know of this one
+            tools.trial.close()
+        return tools
+
+    def _compile(self, constraint: Constraint) -> "Grammar":
+        tools = self._ready()
         is_known = constraint.kind in _KNOWN_KINDS
         source = grammar_source(constraint) if is_known else tools.trial.source(constraint)
         return Grammar(_matcher(tools.tokenizer, source), tools.marks)
