@@ -143,6 +143,7 @@ def _check_server(config: Config) -> None:
     server = config.server
     _require(bool(server.host), "server.host", server.host, "an address, such as 127.0.0.1")
     _require(0 <= server.port <= 65535, "server.port", server.port, "0 to 65535")
+    _require(server.uds != "", "server.uds", server.uds, "a path such as /run/prelude.sock")
     _require(server.drain_s >= 0, "server.drain_s", server.drain_s, "0 or more")
     for key in ("ping_s", "send_timeout_s", "max_body_mib", "resume_mib"):
         _require(getattr(server, key) > 0, f"server.{key}", getattr(server, key), "positive")

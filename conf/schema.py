@@ -291,7 +291,8 @@ class TracingConfig:
     """OpenTelemetry; needs the extra ``otel``."""
 
     endpoint: str | None = None  # of traces, OTLP over HTTP: http://HOST:4318/v1/traces; null: off
-    sample: float = 1.0  # share of the requests that come without a trace to get one
+    sample: float = 1.0  # share of the requests that are traced
+    trust_parent: bool = False  # also those that callers say are: anybody's, or your own proxy's
 
 
 @dataclass(slots=True)
@@ -317,6 +318,7 @@ class ServerConfig:
 
     host: str = "127.0.0.1"  # address to listen on; 0.0.0.0 is every interface
     port: int = 8000  # 0: any free port
+    uds: str | None = None  # path of a Unix socket to listen on instead of host and port
     drain_s: float = 30.0  # how long SIGTERM lets streams finish
     ping_s: float = 15.0  # comment line on idle streams, against proxies' time-outs
     send_timeout_s: float = 30.0  # a client that reads nothing for so long is gone

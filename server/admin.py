@@ -26,7 +26,8 @@ from prelude.types.wire import ForgetPrefixes, SetLogLevel
 logger = logging.getLogger(__name__)
 
 _SECRET = re.compile(r"(^|_)(secret|password|headers|token|api_key)$")
-_USER_INFO = re.compile(r"(?<=://)[^/@\s]+(?=@)")
+_URL = re.compile(r"\b([a-z][a-z0-9+.-]*://)(\S*)", re.IGNORECASE)
+_QUERY = re.compile("[?#]")
 _HIDDEN = "***"
 
 
@@ -116,4 +117,18 @@ def redacted(value: Any, name: str = "") -> Any:
         return _HIDDEN
     if isinstance(value, Enum):
         return value.value
-    return _USER_INFO.sub(_HIDDEN, value) if isinstance(value, str) else value
+    return without_credentials(value) if isinstance(value, str) else value
+
+
+def without_credentials(text: str) -> str:
+    """``text`` with nothing of its URLs but scheme, host, port and path."""
+    return _URL.sub(_plain, text)
+
+
+def _plain(url: re.Match[str]) -> str:
+    """Whatever stands before an ``@`` could be a password, whichever signs it has."""
+    scheme, rest = url.groups()
+    if "@" in rest:
+        rest = f"{_HIDDEN}@{rest.rpartition('@')[2]}"
+    place, *query = _QUERY.split(rest, maxsplit=1)
+    return f"{scheme}{place}{f'?{_HIDDEN}' if query else ''}"

@@ -7,7 +7,7 @@ from starlette.middleware.cors import CORSMiddleware
 
 from prelude.conf.schema import CorsConfig, ServerConfig
 from prelude.server.auth import HEALTH_PATHS, AuthMiddleware, Door
-from prelude.server.exposure import is_loopback
+from prelude.server.exposure import is_local
 from prelude.server.keys import Keyring
 from prelude.server.limits import Limits
 from prelude.server.principal import nobody
@@ -26,7 +26,7 @@ def public_doors(
         nobody(config.limits if keyring.is_empty else None),
         public=HEALTH_PATHS | frozenset(pages if config.auth.public_page else ()),
         origins=config.cors.origins,
-        is_local=is_loopback(config.host) and not config.auth.allow_anonymous,
+        is_local=is_local(config) and not config.auth.allow_anonymous,
     )
     return [*_cors(config.cors), Middleware(AuthMiddleware, door=door)]
 

@@ -15,12 +15,19 @@ def is_loopback(host: str) -> bool:
         return False
 
 
+def is_local(config: ServerConfig) -> bool:
+    """Whether only this machine reaches the server: a Unix socket is a file of it, but gRPC beside
+    that listens on the host all the same."""
+    has_host = config.uds is None or config.grpc.port is not None
+    return not has_host or is_loopback(config.host)
+
+
 def check_exposure(config: ServerConfig, has_keys: bool) -> None:
     """Raise ``ValueError`` if anybody who can reach this machine could use it. A warning would
     scroll by; whoever wants that can say so in a word."""
     if has_keys:
         return
-    if not (is_loopback(config.host) or config.auth.allow_anonymous):
+    if not (is_local(config) or config.auth.allow_anonymous):
         raise ValueError(
             f"server.host={config.host}: anybody could use this server. Set the variable "
             f"{API_KEY_VARIABLE} or server.auth.keys (see `prelude keys`), or, behind a "

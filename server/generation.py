@@ -54,7 +54,8 @@ class _Prompt:
 
 
 class Generation:
-    """Submits every prompt on creation; iterate with ``next``; always ``close``.
+    """Submits every prompt on creation; iterate with ``next``, then ``close``. The ``ticket`` owns
+    it, and closes it where nobody else did.
 
     Choice ``j`` of prompt ``i`` has index ``i * n + j``. ``continues`` says that the text goes on
     from the prompt (completions) instead of beginning anew (chat answers); ``shown_ids`` are
@@ -91,31 +92,31 @@ class Generation:
         self._prompts: list[_Prompt] = []
         principal = ticket.principal
         hints, cache_salt = principal.bound(hints or Hints()), principal.salted(cache_salt)
+        self._merged: asyncio.Queue[list[TokenEvent] | EngineDeadError] | None = None
+        self._pumps: list[asyncio.Task[None]] = []
         self._reservation = ticket.reserve(prompts, params)
         try:
+            # What can fail without an engine comes before there is anything to be aborted.
+            self.choices = [
+                ChoiceText(services.tokenizer, one, ids if continues else (), shown_ids)
+                for ids, one in zip(prompts, params, strict=True)
+                for _ in range(one.n)
+            ]
+            self._unfinished = len(self.choices)
+            self._tally = Tally(self._metrics, len(self.choices), arrival_s)
             for ids, one in zip(prompts, params, strict=True):
                 stream = services.client.submit(
                     ids, one, cache_salt=cache_salt, hints=hints, embeds=embeds
                 )
                 self._prompts.append(_Prompt(stream, ids))
-        except (ValueError, EngineDeadError) as error:
-            self._reservation.settle()
-            for prompt in self._prompts:
-                prompt.stream.close()
+            if len(self._prompts) > 1:
+                self._merge()
+        except BaseException as error:
+            self._give_up()
             if isinstance(error, ValueError):
                 raise from_value_error(error) from error
             raise
-        self.choices = [
-            ChoiceText(services.tokenizer, one, ids if continues else (), shown_ids)
-            for ids, one in zip(prompts, params, strict=True)
-            for _ in range(one.n)
-        ]
-        self._unfinished = len(self.choices)
-        self._tally = Tally(self._metrics, len(self.choices), arrival_s)
-        self._merged: asyncio.Queue[list[TokenEvent] | EngineDeadError] | None = None
-        self._pumps: list[asyncio.Task[None]] = []
-        if len(self._prompts) > 1:
-            self._merge()
+        ticket.owns(self)
         services.lifecycle.opened(self)
 
     @property
@@ -201,12 +202,20 @@ class Generation:
             self._end_s = time.monotonic()
             self._take_stock()
 
+    def _give_up(self) -> None:
+        """Nobody has seen it yet: it never was."""
+        for task in self._pumps:
+            task.cancel()
+        for prompt in self._prompts:
+            prompt.stream.close()
+        self._reservation.settle()
+
     async def _next_events(self) -> list[TokenEvent]:
         if not self._interrupted:
             try:
                 return await self._receive()
             except EngineDeadError as error:
-                self._is_failed = True
+                self._is_failed = not self._interrupted
                 if not self._interrupted:
                     raise engine_gone(error) from error
         raise retry_later("the server is shutting down", "shutdown")
@@ -288,7 +297,8 @@ class Generation:
             self._metrics.finished(choice.finish_reason or "abort", self._tally.service_class)
 
     def _settle(self, usage: Usage) -> None:
-        is_begun = self.finished or usage.completion_tokens > 0
+        """Who left before the first token pays for the prompt: it may have been computed."""
+        is_begun = not self._is_failed or usage.completion_tokens > 0
         self._reservation.settle(
             usage.prompt_tokens if is_begun else 0,
             usage.completion_tokens,

@@ -120,6 +120,7 @@ class Keyring:
     def _principal(self, entry: KeyEntry) -> Principal:
         return Principal(
             name=entry.name,
+            key_id=entry.sha256,
             service_class=entry.service_class,
             priority=entry.priority,
             salt=self._mac(f"salt {entry.name}").hex(),

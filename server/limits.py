@@ -2,12 +2,15 @@
 
 A request opens a ``Ticket`` before its body is read. What it is going to compute is reserved before
 it is submitted, prompt and longest answer, and corrected to what was used when it has ended. One
-that comes to nothing (refused, not valid, gone before its first token) gives everything back.
+that is not served (refused, not valid, lost with the engine) gives everything back; who leaves pays
+for the prompt, for it may have been computed.
 """
 
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
+from math import inf
+from typing import Protocol
 
 from prelude.server.bucket import Bucket
 from prelude.server.errors import ApiError
@@ -22,7 +25,7 @@ _SWEEP_S = 60.0
 
 @dataclass(slots=True)
 class Usage:
-    """Of one key since the server started."""
+    """Of the keys of one name since the server started."""
 
     requests: int = 0
     limited: int = 0
@@ -32,7 +35,8 @@ class Usage:
 
 @dataclass(slots=True)
 class Account:
-    """What one key has open, and its buckets where it has limits."""
+    """What one key has open, and its buckets where it has limits; ``usage`` is of all keys of its
+    name."""
 
     requests: Bucket | None = None
     tokens: Bucket | None = None
@@ -43,6 +47,10 @@ class Account:
         self.requests = _sized(self.requests, limits.requests_per_min, now_s)
         self.tokens = _sized(self.tokens, limits.tokens_per_min, now_s)
 
+    def left(self, now_s: float) -> tuple[float, ...]:
+        """Tokens, then requests."""
+        return tuple(inf if b is None else b.level(now_s) for b in (self.tokens, self.requests))
+
     def is_idle(self, now_s: float) -> bool:
         """True if a new account would differ in nothing."""
         buckets = (self.requests, self.tokens)
@@ -50,12 +58,13 @@ class Account:
 
 
 class Limits:
-    """The accounts of everybody who asked lately. ``clock`` gives monotonic seconds."""
+    """The accounts of everybody who asked lately, one a key: keys of one name may differ in their
+    limits. ``clock`` gives monotonic seconds."""
 
     def __init__(self, clock: Clock = time.monotonic) -> None:
         self.usage: dict[str, Usage] = {}
         self._clock = clock
-        self._accounts: dict[str, Account] = {}
+        self._accounts: dict[tuple[str, str], Account] = {}  # by name and id of the key
         self._swept_s = clock()
 
     def __len__(self) -> int:
@@ -77,18 +86,22 @@ class Limits:
         return [name for name, usage in self.usage.items() if usage != Usage()]
 
     def report(self, name: str) -> dict[str, object]:
-        """What key ``name`` has used since the server started, has open, and has left now."""
-        usage, account = self.usage.get(name, Usage()), self._accounts.get(name)
-        found: dict[str, object] = {**asdict(usage), "open": account.num_open if account else 0}
-        if account is not None:
-            found |= limit_headers(account.requests, account.tokens, self._clock())
-        return found
+        """What keys called ``name`` have used since the server started and have open, and what the
+        one of them that has least has left now."""
+        accounts = [one for (whose, _), one in self._accounts.items() if whose == name]
+        usage, now_s = self.usage.get(name, Usage()), self._clock()
+        left = min(accounts, key=lambda one: one.left(now_s), default=Account())
+        return {
+            **asdict(usage),
+            "open": sum(one.num_open for one in accounts),
+            **limit_headers(left.requests, left.tokens, now_s),
+        }
 
     def _account(self, principal: Principal, now_s: float) -> Account:
-        name = principal.name
-        if (account := self._accounts.get(name)) is None:
-            usage = self.usage.setdefault(name, Usage())
-            account = self._accounts[name] = Account(usage=usage)
+        place = principal.name, principal.key_id
+        if (account := self._accounts.get(place)) is None:
+            usage = self.usage.setdefault(principal.name, Usage())
+            account = self._accounts[place] = Account(usage=usage)
         account.follow(principal.limits, now_s)
         return account
 
@@ -97,14 +110,19 @@ class Limits:
         if now_s - self._swept_s < _SWEEP_S:
             return
         self._swept_s = now_s
-        idle = [name for name, one in self._accounts.items() if one.is_idle(now_s)]
-        for name in idle:
-            del self._accounts[name]
+        idle = [place for place, one in self._accounts.items() if one.is_idle(now_s)]
+        for place in idle:
+            del self._accounts[place]
+
+
+class Work(Protocol):
+    def close(self) -> None: ...
 
 
 class Ticket:
     """One request's claim on its key's account. It is open until ``close`` was called and all that
-    was reserved is settled: a stream may outlive its connection."""
+    was reserved is settled: a stream may outlive its connection. What it ``owns`` ends with it,
+    whatever happened in between, unless it is handed over to such a stream by ``disown``."""
 
     def __init__(
         self, principal: Principal, account: Account, clock: Clock, *, counts: bool
@@ -114,6 +132,7 @@ class Ticket:
         self._clock = clock
         self._counts = counts
         self._claims = 0
+        self._works: list[Work] = []
         self._is_served = False
         self._is_closed = False
 
@@ -159,6 +178,12 @@ class Ticket:
         self._claims += 1
         return Reservation(self, amount)
 
+    def owns(self, work: Work) -> None:
+        self._works.append(work)
+
+    def disown(self) -> None:
+        self._works.clear()
+
     def settle(self, amount: int, used: int) -> None:
         """``amount`` was claimed, so many were ``used``."""
         if (tokens := self._account.tokens) is not None:
@@ -176,6 +201,8 @@ class Ticket:
         if self._is_closed:
             return
         self._is_closed = True
+        for work in self._works:
+            work.close()
         if self._counts:
             self.drop(is_served)
 

@@ -5,7 +5,8 @@ import logging
 import signal
 import socket
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prelude.client.client import EngineClient, EngineDeadError
@@ -13,7 +14,7 @@ from prelude.client.process import start_engine
 from prelude.conf.schema import Config, ServerConfig
 from prelude.server.exposure import check_exposure, check_tls
 from prelude.server.keys import Keyring
-from prelude.server.listen import allow_files, open_socket
+from prelude.server.listen import allow_files, name_of, open_socket, unix_socket
 from prelude.server.systemd import keep_notified
 
 if TYPE_CHECKING:
@@ -33,13 +34,16 @@ def serve(config: Config) -> int:
     check_exposure(config.server, has_keys=not Keyring(config.server).is_empty)
     allow_files(2 * config.server.limits.max_connections)
     with ExitStack() as stack:
-        sockets = [stack.enter_context(one) for one in _sockets(config.server)]
+        sockets = [stack.enter_context(one) for one in _listening(config.server)]
         runner = stack.enter_context(asyncio.Runner(loop_factory=_new_loop))
         return runner.run(_serve(config, *sockets))
 
 
-def _sockets(config: ServerConfig) -> Iterator[socket.socket]:
-    yield open_socket(config.host, config.port, send_timeout_s=config.send_timeout_s)
+def _listening(config: ServerConfig) -> Iterator[AbstractContextManager[socket.socket]]:
+    if config.uds is not None:
+        yield unix_socket(Path(config.uds).expanduser())
+    else:
+        yield open_socket(config.host, config.port, send_timeout_s=config.send_timeout_s)
     if config.admin.port is not None:
         yield open_socket(config.admin.host, config.admin.port, key="server.admin.port")
 
@@ -59,7 +63,8 @@ async def _serve(
         scheme = "https" if config.server.tls.cert is not None else "http"
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGHUP, app.state.services.keyring.look_again)
-        watcher = asyncio.create_task(_watch(client, server, server_socket, scheme))
+        place = name_of(server_socket, scheme)
+        watcher = asyncio.create_task(_watch(client, server, place))
         notifier = asyncio.create_task(keep_notified(client, app.state.services.lifecycle))
         grpc_server = await _start_grpc(app.state.services)
         try:
@@ -76,17 +81,14 @@ async def _serve(
         await client.close()
 
 
-async def _watch(
-    client: EngineClient, server: "DrainingServer", server_socket: socket.socket, scheme: str
-) -> None:
+async def _watch(client: EngineClient, server: "DrainingServer", place: str) -> None:
     """Say when the engine is ready; end the server if it could not start."""
     try:
         info = await client.wait_ready()
     except EngineDeadError:
         server.handle_exit(signal.SIGTERM, None)
         return
-    host, port = server_socket.getsockname()[:2]
-    logger.info("%s is ready at %s://%s:%d", info.model_name, scheme, host, port)
+    logger.info("%s is ready at %s", info.model_name, place)
 
 
 async def _start_grpc(services: "Services") -> "GrpcServer | None":

@@ -5,14 +5,16 @@ Source: OpenTelemetry semantic conventions for generative AI (development status
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from random import random
+from typing import Any
 
 from opentelemetry.context import Context
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import SERVICE_NAME, SERVICE_VERSION, Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
-from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
+from opentelemetry.sdk.trace.sampling import Decision, ParentBased, Sampler, SamplingResult
 from opentelemetry.semconv._incubating.attributes import gen_ai_attributes as gen_ai
 from opentelemetry.semconv.attributes.error_attributes import ERROR_TYPE
 from opentelemetry.semconv.attributes.http_attributes import (
@@ -20,13 +22,21 @@ from opentelemetry.semconv.attributes.http_attributes import (
     HTTP_RESPONSE_STATUS_CODE,
     HTTP_ROUTE,
 )
-from opentelemetry.trace import SpanKind, Status, StatusCode, set_span_in_context
+from opentelemetry.trace import (
+    Link,
+    SpanKind,
+    Status,
+    StatusCode,
+    TraceState,
+    set_span_in_context,
+)
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from opentelemetry.util.types import AttributeValue
 from starlette.datastructures import Headers
 from starlette.types import Scope
 
 import prelude
+from prelude.conf.schema import TracingConfig
 from prelude.logs import about
 from prelude.server.generation import Generation
 from prelude.server.observe import is_quiet, route_of
@@ -44,16 +54,49 @@ _PROPAGATOR = TraceContextTextMapPropagator()
 Attributes = dict[str, AttributeValue]
 
 
-def exporting(endpoint: str, sample: float) -> TracerProvider:
-    """Sends spans to ``endpoint`` in batches, from a thread of its own. Of the traces that begin
-    here the share ``sample`` is kept; those that began elsewhere were decided on there."""
+class Share(Sampler):
+    """Keeps so many of all spans, whatever their trace's id: a caller may have chosen that one."""
+
+    def __init__(self, sample: float) -> None:
+        self._sample = sample
+
+    def should_sample(
+        self,
+        parent_context: Context | None,
+        trace_id: int,
+        name: str,
+        kind: SpanKind | None = None,
+        attributes: Mapping[str, Any] | None = None,
+        links: Sequence[Link] | None = None,
+        trace_state: TraceState | None = None,
+    ) -> SamplingResult:
+        is_kept = random() < self._sample
+        decision = Decision.RECORD_AND_SAMPLE if is_kept else Decision.DROP
+        return SamplingResult(decision, attributes, trace_state)
+
+    def get_description(self) -> str:
+        return f"Share{{{self._sample}}}"
+
+
+def sampler(sample: float, trusts_parents: bool) -> Sampler:
+    """Of the traces that begin here the share ``sample`` is kept. What callers decided on holds
+    where they said no, and where they said yes if they are to be trusted: else anybody could have
+    everything traced."""
+    share = Share(sample)
+    if trusts_parents:
+        return ParentBased(share)
+    return ParentBased(share, remote_parent_sampled=share)
+
+
+def exporting(config: TracingConfig) -> TracerProvider:
+    """Sends spans to the endpoint of ``config`` in batches, from a thread of its own."""
     named = {SERVICE_NAME: "prelude", SERVICE_VERSION: prelude.__version__}
     provider = TracerProvider(
-        sampler=ParentBased(TraceIdRatioBased(sample)),
+        sampler=sampler(config.sample, config.trust_parent),
         resource=Resource.create(named),
         shutdown_on_exit=False,
     )
-    exporter = OTLPSpanExporter(endpoint=endpoint, timeout=_EXPORT_S)
+    exporter = OTLPSpanExporter(endpoint=config.endpoint, timeout=_EXPORT_S)
     provider.add_span_processor(BatchSpanProcessor(exporter))
     return provider
 

@@ -42,11 +42,13 @@ class KeyLimits:
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """``name`` is the key's, empty where no keys are asked for. ``salt`` is its own part of the
-    prefix cache; ``service_class`` and ``priority`` are the most it may ask for, and the class is
-    also what it gets without asking."""
+    """``name`` is the key's, empty where no keys are asked for; ``key_id`` tells keys of one name
+    apart, for each has limits of its own. ``salt`` is the name's part of the prefix cache;
+    ``service_class`` and ``priority`` are the most it may ask for, and the class is also what it
+    gets without asking."""
 
     name: str = ""
+    key_id: str = ""
     service_class: ServiceClass | None = None
     priority: int = 0
     salt: str = ""

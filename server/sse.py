@@ -14,6 +14,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from prelude.server.errors import ApiError, error_response, internal_error
+from prelude.server.limits import Ticket
 from prelude.server.resume import Keeper
 
 logger = logging.getLogger(__name__)
@@ -91,6 +92,8 @@ class SSEResponse(Response):
             owner = owner_of(scope)
             kept = keeper.keep(owner, self._chunks, self._on_close, self._on_error)
             if kept is not None:
+                ticket: Ticket = scope["state"]["ticket"]
+                ticket.disown()
                 self._chunks, self._on_close = kept.follow(0)
 
     async def _pump(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -29,4 +29,4 @@ def make_tracer(config: TracingConfig, model_name: str) -> Tracer | None:
             f"server.tracing.endpoint={config.endpoint}: needs OpenTelemetry ({error.name} is"
             " missing); pip install 'prelude-llm[otel]'"
         ) from error
-    return Spans(exporting(config.endpoint, config.sample), model_name)
+    return Spans(exporting(config), model_name)

@@ -141,6 +141,23 @@ async def test_the_configuration_without_secrets(tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        ("http://host:4318/v1/traces", "http://host:4318/v1/traces"),
+        ("https://host/v1/traces?api-key=hush#hush", "https://host/v1/traces?***"),
+        ("https://host?api-key=hush", "https://host?***"),
+        ("https://me:hush@host:1/x?y=hush", "https://***@host:1/x?***"),
+        ("https://me:hu/s?h@host/x", "https://***@host/x"),
+        ("https://me:hush@hush@host", "https://***@host"),
+        ("HTTPS://me:hush@host and ftp://me:hush@other/", "HTTPS://***@host and ftp://***@other/"),
+        ("me@host", "me@host"),
+    ],
+)
+def test_urls_without_credentials(said: str, shown: str) -> None:
+    assert redacted({"endpoint": said}) == {"endpoint": shown}
+
+
 async def test_what_keys_have_used(tmp_path: Path) -> None:
     keys = [entry("a", requests_per_min=60), entry("b"), entry("ops", scopes=["admin"])]
     async with guarded(tmp_path, *keys) as server:

@@ -47,6 +47,14 @@ def test_what_is_this_machine(host: str, expected: bool) -> None:
             check_exposure(config, has_keys=False)
 
 
+def test_a_unix_socket_is_this_machine() -> None:
+    config = ServerConfig(host="0.0.0.0", uds="/run/prelude.sock")
+    check_exposure(config, has_keys=False)
+    config.grpc.port = 0  # listens on the host
+    with pytest.raises(ValueError, match=r"server\.host=0\.0\.0\.0"):
+        check_exposure(config, has_keys=False)
+
+
 def test_the_admin_port_is_never_open_to_all() -> None:
     config = ServerConfig()
     config.admin.host = "0.0.0.0"

@@ -11,8 +11,8 @@ import pytest
 from prelude.server.app import build_app
 from prelude.server.errors import ApiError
 from prelude.server.generation import Generation, Usage
-from prelude.server.limits import Limits
-from prelude.server.principal import nobody
+from prelude.server.limits import Limits, Ticket
+from prelude.server.principal import KeyLimits, Principal, nobody
 from prelude.server.services import Services
 from prelude.text.choice import TextDelta
 from prelude.types.request import RequestTimings, SamplingParams, TokenEvent, TokenLogprobs
@@ -20,6 +20,8 @@ from prelude.types.wire import Abort, Ready, Truncate
 from tests.fakes import ScriptedTransport, scripted_client, some_info, until
 from tests.server_harness import test_config
 from tests.text_samples import byte_level, metaspace
+
+LIMITED = Principal(limits=KeyLimits(tokens_per_min=1000))
 
 
 @asynccontextmanager
@@ -33,7 +35,13 @@ async def scripted(tokenizer: Any = None) -> AsyncIterator[tuple[Services, Scrip
 
 
 def generation(
-    services: Services, *, num_prompts: int = 1, continues: bool = False, **params: Any
+    services: Services,
+    *,
+    num_prompts: int = 1,
+    continues: bool = False,
+    limits: Limits | None = None,
+    ticket: Ticket | None = None,
+    **params: Any,
 ) -> Generation:
     prompts = [services.tokenizer.encode("the fox") for _ in range(num_prompts)]
     sampling = [SamplingParams(**params)] * num_prompts
@@ -42,7 +50,7 @@ def generation(
         services,
         prompts,
         sampling,
-        ticket=Limits().open(nobody()),
+        ticket=ticket or (Limits() if limits is None else limits).open(LIMITED),
         arrival_s=0.0,
         continues=continues,
         prompt_only=prompt_only,
@@ -99,6 +107,57 @@ async def test_events_at_once_are_one_delta_a_choice() -> None:
         assert deltas[1].finish_reason is None
         work.close()
         assert Abort(uid) in transport.sent
+
+
+async def test_who_leaves_before_the_first_token_pays_for_the_prompt() -> None:
+    async with scripted() as (services, transport):
+        limits, num_prompt = Limits(), len(ids("the fox"))
+
+        def begin() -> Generation:
+            return generation(services, limits=limits, max_tokens=50)
+
+        for leave in (Generation.close, Generation.interrupt):
+            before = limits.report("")["prompt_tokens"]
+            work = begin()
+            leave(work)
+            work.close()
+            assert limits.report("")["prompt_tokens"] == before + num_prompt  # type: ignore[operator]
+        paid = 2 * num_prompt
+        refused = begin()
+        transport.events(TokenEvent(transport.requests[-1].uid, 0, [], "error", error="full"))
+        with pytest.raises(ApiError):
+            await refused.next()
+        refused.close()
+        assert (limits.report("")["prompt_tokens"], limits.report("")["output_tokens"]) == (paid, 0)
+        left = limits.report("")["x-ratelimit-remaining-tokens"]
+        assert 1000 - paid <= int(str(left)) < 1000 - paid + 10
+
+
+@pytest.mark.parametrize("what", ["ChoiceText", "Tally", "Generation._merge"])
+async def test_one_that_cannot_begin_leaves_nothing_behind(
+    what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*args: Any) -> None:
+        raise RuntimeError("no")
+
+    async with scripted() as (services, transport):
+        monkeypatch.setattr(f"prelude.server.generation.{what}", fail)
+        limits = Limits()
+        with pytest.raises(RuntimeError):
+            generation(services, num_prompts=2, limits=limits)
+        aborted = [one.uid for one in transport.sent if isinstance(one, Abort)]
+        assert aborted == [one.uid for one in transport.requests]
+        assert services.client.num_streams == services.lifecycle.num_open == 0
+        assert limits.report("")["prompt_tokens"] == 0
+
+
+async def test_one_that_nobody_answers_with_ends_with_its_ticket() -> None:
+    async with scripted() as (services, transport):
+        ticket = Limits().open(nobody())
+        generation(services, ticket=ticket)
+        ticket.close(is_served=False)
+        assert Abort(transport.requests[0].uid) in transport.sent
+        assert services.client.num_streams == services.lifecycle.num_open == 0
 
 
 async def test_a_stop_string_truncates_and_ends() -> None:

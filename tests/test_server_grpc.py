@@ -4,6 +4,7 @@ import asyncio
 import math
 from array import array
 from typing import Any
+from urllib.parse import quote
 
 import grpc
 import pytest
@@ -218,3 +219,14 @@ async def test_bugs_are_internal_and_leave_nothing(monkeypatch: pytest.MonkeyPat
         assert server.client.num_streams == 0
         text = (await server.http.get("/metrics")).text
         assert f"/{SERVICE}/Generate" in text
+
+
+@pytest.mark.parametrize("letter", ["x", "%", "\u00e9", "\U0001f989", "\ud800"])
+def test_errors_are_no_longer_than_trailers_may_be(letter: str) -> None:
+    """8 KiB are what peers take of all headers together."""
+    text, name = "begin " + letter * 50_000, letter * 5000
+    status = status_of(ApiError(400, text, param=name, code=name))
+    assert (status.message[:6], status.message[-3:]) == ("begin ", "...")
+    in_base64 = status.ByteSize() * 4 // 3
+    assert in_base64 + len(quote(status.message)) < 7 * 1024
+    assert status_of(ApiError(400, "short")).message == "short"

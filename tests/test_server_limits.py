@@ -171,6 +171,21 @@ def test_what_keys_do_not_say_is_the_servers_and_zero_is_none() -> None:
     assert nobody(defaults).limits == KeyLimits(requests_per_min=5, concurrency=3)
 
 
+def test_keys_of_one_name_have_buckets_of_their_own() -> None:
+    limits = Limits(Clock())
+    small = Principal("a", "1", limits=KeyLimits(requests_per_min=1))
+    large = Principal("a", "2", limits=KeyLimits(requests_per_min=100))
+    for _ in range(3):
+        limits.open(large).close(is_served=True)
+    limits.open(small).close(is_served=True)
+    refusal(limits, small)
+    assert limits.open(large).headers()["x-ratelimit-remaining-requests"] == "96"
+    found = limits.report("a")
+    assert (found["requests"], found["limited"], found["open"]) == (5, 1, 1)
+    assert found["x-ratelimit-remaining-requests"] == "0"  # of the one that has less
+    assert limits.names() == ["a"]
+
+
 def test_a_request_that_does_not_count_only_reads() -> None:
     limits, who = Limits(Clock()), key(requests_per_min=1, concurrency=1)
     for _ in range(3):

@@ -12,7 +12,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import SpanKind, StatusCode
 
 from prelude.conf.schema import TracingConfig
-from prelude.server.otel import Spans
+from prelude.server.otel import Spans, sampler
 from prelude.server.tracing import make_tracer
 from tests.server_harness import Engine, Gate, Harness, serving
 
@@ -153,6 +153,30 @@ async def test_polling_leaves_no_trace_and_nobody_is_quoted(exporter: InMemorySp
         await server.complete(prompt="zeppelin", stop=["zeppelin"], max_tokens=2)
     assert root(exporter).name == "text_completion test-model"
     assert "zeppelin" not in "".join(span.to_json() for span in exporter.get_finished_spans())
+
+
+@pytest.mark.parametrize(
+    ("sample", "trusts", "flags", "is_kept"),
+    [
+        (0.0, False, "01", False),  # else anybody could have everything traced
+        (0.0, True, "01", True),
+        (1.0, False, "01", True),
+        (1.0, False, "00", False),
+        (1.0, True, "00", False),
+        (1.0, False, None, True),
+        (0.0, True, None, False),
+    ],
+)
+def test_whose_word_counts(sample: float, trusts: bool, flags: str | None, is_kept: bool) -> None:
+    found = InMemorySpanExporter()
+    provider = TracerProvider(sampler=sampler(sample, trusts), shutdown_on_exit=False)
+    provider.add_span_processor(SimpleSpanProcessor(found))
+    # An id that a sampler which goes by ids keeps at any share.
+    parent = f"00-{'0' * 31}1-{SPAN_ID}-{flags}"
+    headers = [] if flags is None else [(b"traceparent", parent.encode())]
+    scope = {"type": "http", "method": "GET", "path": "/x", "headers": headers}
+    Spans(provider, "m").record(scope | {"state": {"request_id": "r"}}, 200, 0.0)
+    assert bool(found.get_finished_spans()) is is_kept
 
 
 def test_off_it_costs_no_import() -> None:

@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import socket
 import ssl
 from urllib.parse import urlsplit
 
@@ -37,10 +38,29 @@ def run(argv: list[str]) -> int:
 def ask(url: str, path: str, *, timeout_s: float, insecure: bool) -> tuple[int, str]:
     """Status and body of ``path`` on the server at ``url``. Raises ``ValueError`` for what is no
     URL, ``OSError`` where nobody answers in time."""
+    if url.startswith("unix:"):
+        return _asked(UnixConnection(url.removeprefix("unix:"), timeout_s), url, path)
     parts = urlsplit(url if "//" in url else f"http://{url}")
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError(f"{url}: must be a URL such as http://127.0.0.1:8000")
+        raise ValueError(f"{url}: must be as http://127.0.0.1:8000 or unix:/run/prelude.sock")
     connection = _connection(parts.scheme, parts.hostname, parts.port, timeout_s, insecure)
+    return _asked(connection, url, path)
+
+
+class UnixConnection(http.client.HTTPConnection):
+    """To the server whose socket is at ``path``."""
+
+    def __init__(self, path: str, timeout_s: float) -> None:
+        super().__init__("localhost", timeout=timeout_s)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(self._path)
+
+
+def _asked(connection: http.client.HTTPConnection, url: str, path: str) -> tuple[int, str]:
     try:
         connection.request("GET", path)
         response = connection.getresponse()

@@ -14,6 +14,11 @@ from prelude.server.errors import ApiError
 
 DOMAIN = "prelude"
 
+# Trailers are headers, of which peers take 8 KiB. A message is in them once percent-encoded, three
+# bytes for one, and twice in base64, four for three.
+_MAX_MESSAGE_BYTES = 1000
+_MAX_NAME_BYTES = 128
+
 _CODES = {
     400: Code.INVALID_ARGUMENT,
     401: Code.UNAUTHENTICATED,
@@ -36,20 +41,29 @@ async def abort(context: grpc.aio.ServicerContext, error: ApiError) -> NoReturn:
 def status_of(error: ApiError) -> Status:
     """RetryInfo says when it is worth trying again, where it is; BadRequest names the field;
     ErrorInfo has the code that HTTP's error bodies have."""
-    code = _CODES.get(error.status, Code.INTERNAL)
+    code, message = _CODES.get(error.status, Code.INTERNAL), cut(error.message, _MAX_MESSAGE_BYTES)
     if error.code == "deadline_expired":
         code = Code.DEADLINE_EXCEEDED
     details = []
     if error.code is not None:
-        details.append(_packed(ErrorInfo(reason=error.code, domain=DOMAIN)))
+        details.append(_packed(ErrorInfo(reason=cut(error.code, _MAX_NAME_BYTES), domain=DOMAIN)))
     if error.param is not None:
-        violation = BadRequest.FieldViolation(field=error.param, description=error.message)
+        field = cut(error.param, _MAX_NAME_BYTES)
+        violation = BadRequest.FieldViolation(field=field, description=message)
         details.append(_packed(BadRequest(field_violations=[violation])))
     if (retry_ms := _retry_ms(error)) is not None:
         delay = Duration()
         delay.FromMilliseconds(retry_ms)
         details.append(_packed(RetryInfo(retry_delay=delay)))
-    return Status(code=code, message=error.message, details=details)
+    return Status(code=code, message=message, details=details)
+
+
+def cut(text: str, max_bytes: int) -> str:
+    """``text``, or as much of it as fits so many bytes of UTF-8."""
+    data = text.encode(errors="replace")
+    if len(data) <= max_bytes:
+        return data.decode()
+    return data[: max_bytes - 3].decode(errors="ignore") + "..."
 
 
 def _retry_ms(error: ApiError) -> int | None:
