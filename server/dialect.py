@@ -53,7 +53,7 @@ class Dialect:
         form = self._form(tools)
         return AnswerParser(
             None if is_open is None else ReasoningParser(is_open),
-            None if tools is None else ToolParser(form, tools.schemas, limit=tools.limit),
+            None if tools is None else _tool_parser(form, tools),
             end_id=self.tokenizer.added_id(END),
             is_silent=is_silent,
         )
@@ -96,6 +96,10 @@ class Dialect:
 
     def _form(self, tools: ToolUse | None) -> ToolFormat:
         return enforceable(self.tools) if tools is not None and tools.must_call else self.tools
+
+
+def _tool_parser(form: ToolFormat, tools: ToolUse) -> ToolParser:
+    return ToolParser(form, tools.schemas, limit=tools.limit, is_all_calls=tools.must_call)
 
 
 def _tool_format(tokenizer: Tokenizer, name: ToolParserName) -> ToolFormat:

@@ -38,7 +38,13 @@ class Echo:
             return []
         ids = self._ids[index // self._params.n]
         found = self._generation.prompt_logprobs(index) or [None] * len(ids)
-        return prompt_rows(self._tokenizer, ids, [_cut(row, count) for row in found], self._as_ids)
+        return prompt_rows(
+            self._tokenizer,
+            ids,
+            [_cut(row, count) for row in found],
+            self._as_ids,
+            skip_special_tokens=self._params.skip_special_tokens,
+        )
 
 
 def _cut(row: TokenLogprobs | None, count: int) -> TokenLogprobs | None:

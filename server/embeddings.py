@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from prelude.models.pooling import check_pooling
-from prelude.server.errors import ApiError, invalid
+from prelude.server.errors import ApiError, invalid, renamed
 from prelude.server.extras import take_id
 from prelude.server.fields import WITHOUT_EFFECT, FieldRules
 from prelude.server.generation import Generation
@@ -68,7 +68,8 @@ async def embeddings(request: Request) -> Response:
         head = {"id": f"embd-{request.state.request_id}", "model": services.model_name}
         return head | _body(body, generation)
 
-    return await respond_whole(request, generation, answer)
+    with renamed({"prompt": "input"}):
+        return await respond_whole(request, generation, answer)
 
 
 async def prompts_of(

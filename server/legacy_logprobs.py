@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from prelude.text.detokenizer import make_detokenizer
 from prelude.text.logprobs import LogprobEntry, TokenScore, prompt_entries, score_token
 from prelude.text.tokenizer import Tokenizer
 from prelude.types.request import TokenLogprobs
@@ -40,17 +41,22 @@ def prompt_rows(
     prompt_ids: Sequence[int],
     found: Sequence[TokenLogprobs | None],
     as_ids: bool = False,
+    *,
+    skip_special_tokens: bool = True,
 ) -> list[Row]:
-    """The first token has no logprob. Raises ``ValueError`` if ``found`` is of another prompt."""
+    """The first token has no logprob. Offsets are those of the decoded text. Raises
+    ``ValueError`` if ``found`` is of another prompt."""
     rows = []
     offset = 0
+    detokenizer = make_detokenizer(tokenizer, skip_special_tokens=skip_special_tokens)
     for token_id, entry in zip(
         prompt_ids, prompt_entries(tokenizer, prompt_ids, found), strict=True
     ):
         score = score_token(tokenizer, token_id, 0.0)
         bare = Row(_id_label(score) if as_ids else _label(score), None, None, offset)
-        rows.append(bare if entry is None else output_row(entry, 0, as_ids))
-        offset += len(score.token)
+        row = bare if entry is None else output_row(entry, 0, as_ids)
+        rows.append(row._replace(text_offset=offset))
+        offset += len(detokenizer.feed((token_id,)))
     return rows
 
 

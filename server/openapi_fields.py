@@ -46,7 +46,7 @@ NUMBERS: Mapping[str, Schema] = {
     "min_tokens": _AT_LEAST_0,
     "temperature": {"minimum": 0, "maximum": 100},
     "top_p": {"exclusiveMinimum": 0, "maximum": 1},
-    "top_k": _AT_LEAST_0,
+    "top_k": {"minimum": -1},
     "min_p": _SHARE,
     "presence_penalty": _PENALTY,
     "frequency_penalty": _PENALTY,

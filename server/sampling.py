@@ -29,6 +29,8 @@ def sampling_params(
     values = {name: getattr(fields, name) for name in (*DEFAULTED, *_PASSED)}
     for name, default in defaults.values.items():
         values[name] = default if values[name] is None else values[name]
+    if values["top_k"] == -1:  # vLLM's word for all of them
+        values["top_k"] = 0
     values["max_tokens"] = _max_tokens(fields, defaults, room)
     values["stop"] = _stops(fields)
     values["stop_token_ids"] = tuple(fields.stop_token_ids or ())

@@ -1,5 +1,6 @@
 """Tool calls out of text: every format, every way to cut the text, and what is no call."""
 
+import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from prelude.text.message import ToolCallDelta
 from prelude.text.parsing.feed import Feed
 from prelude.text.parsing.formats import FORMATS
+from prelude.text.parsing.tools import ToolParser
 from tests.parsing_samples import WRITERS, Call, calls_of, cut, parsed, parser
 
 BOTH: list[Call] = [("get_weather", {"city": "Paris"}), ("add", {"a": 1, "b": [2, {"c": None}]})]
@@ -238,6 +240,33 @@ def test_arguments_that_are_missing_or_broken(text: str, arguments: str) -> None
     assert parsed("hermes", list(text)).tool_calls == (call,)
 
 
+@pytest.mark.parametrize(
+    ("schema", "text", "value"),
+    [
+        ({"type": "string"}, "12", "12"),
+        ({"type": "integer"}, "12", 12),
+        ({"type": "integer"}, "twelve", "twelve"),
+        ({"type": "number"}, "NaN", "NaN"),
+        ({"type": "boolean"}, "True", True),
+        ({"type": ["string", "null"]}, "12", "12"),
+        ({"type": ["string", "null"]}, "None", None),
+        ({"type": ["string", "number"]}, "12", 12),
+        ({"anyOf": [{"type": "string"}, {"type": "null"}]}, "[1]", "[1]"),
+        ({"anyOf": [{"type": "string"}, {"type": "array"}]}, "[1]", [1]),
+        ({"anyOf": [{"type": "string"}, {"$ref": "#"}]}, "[1]", [1]),
+        ({"type": [{}, 1]}, "12", 12),
+        ({"enum": ["a", 1]}, "1", 1),
+        (True, "1.5", 1.5),
+    ],
+)
+def test_xml_values_are_what_their_schema_allows(schema: Any, text: str, value: Any) -> None:
+    one = ToolParser(FORMATS["qwen3_coder"], {"f": {"properties": {"x": schema}}})
+    call = f"<tool_call>\n<function=f>\n<parameter=x>\n{text}\n</parameter>\n</function>"
+    ((_, calls),) = one.feed(call)
+    found = json.loads("".join(piece.arguments for piece in calls), parse_constant=pytest.fail)
+    assert found == {"x": value}
+
+
 def test_unknown_names_count_where_a_mark_announced_the_call() -> None:
     text = '<tool_call>{"name": "other", "arguments": {}}</tool_call>'
     assert calls_of(parsed("hermes", [text])) == [("other", {})]
@@ -246,6 +275,17 @@ def test_unknown_names_count_where_a_mark_announced_the_call() -> None:
 def test_calls_beyond_the_limit_are_left_out() -> None:
     for form, write, _ in WRITERS:
         assert calls_of(parsed(form, [write(BOTH)], limit=1)) == BOTH[:1]
+
+
+@pytest.mark.parametrize(("form", "write", "may_talk"), CASES)
+def test_where_all_is_calls_what_is_cut_off_is_no_content(
+    form: str, write: Writer, may_talk: bool
+) -> None:
+    text = write(BOTH)
+    for end in range(len(text) + 1):
+        message = parsed(form, [text[:end]], is_all_calls=True)
+        assert message.content == ""
+    assert calls_of(message) == BOTH
 
 
 def test_ids_are_as_templates_want_them() -> None:

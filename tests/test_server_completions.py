@@ -194,7 +194,9 @@ def test_rows_of_prompt_and_output() -> None:
     assert rows[0].top is None
     assert rows[1].top is not None
     assert any(key.startswith("bytes:\\xf0") for key in rows[1].top)
-    assert [row.text_offset for row in rows][:2] == [0, 1]
+    assert [row.text_offset for row in rows] == [0, *[1] * (len(ids) - 1)]
+    marked = prompt_rows(tokenizer, tokenizer.encode("a<|im_end|>!"), [None] * 3)
+    assert [row.text_offset for row in marked] == [0, 1, 1]
     entry = logprob_entry(tokenizer, TokenLogprobs(ids[0], -1.0, [], []), 3)
     assert output_row(entry, 10)[:2] == ("n", -1.0)
     assert output_row(entry, 10).text_offset == 13

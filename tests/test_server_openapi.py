@@ -15,6 +15,7 @@ from prelude.server.openapi_fields import NUMBERS
 from prelude.types.request import SamplingParams
 from prelude.types.service import Hints
 from tests.server_harness import Engine, Harness, says, serving, test_config
+from tests.test_server_sampling import completion
 from tests.text_samples import byte_level
 
 T = TypeVar("T", bound=msgspec.Struct)
@@ -89,10 +90,12 @@ def test_bounds_are_those_that_are_checked(field: str) -> None:
     bounds = NUMBERS.get(field, {})
 
     def is_taken(value: float) -> bool:
-        kind: type[Any] = Hints if field.endswith("deadline_ms") else SamplingParams
         try:
-            kind(**{field: value})
-        except ValueError:
+            if field.endswith("deadline_ms"):
+                Hints(**{field: value})
+            else:
+                completion(**{field: value})
+        except (ValueError, ApiError):
             return False
         return True
 

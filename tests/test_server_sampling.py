@@ -80,6 +80,10 @@ def test_defaults_come_from_the_configuration_then_the_checkpoint(tmp_path: Path
     assert chat(defaults=defaults, max_tokens=80).max_tokens == 80
 
 
+def test_all_tokens_in_vllms_words() -> None:
+    assert chat(top_k=-1).top_k == 0
+
+
 def test_a_checkpoint_without_defaults(tmp_path: Path) -> None:
     assert SamplingDefaults.load(SamplingConfig(), tmp_path) == NO_DEFAULTS
 

@@ -56,6 +56,13 @@ async def test_calls_that_must_be_are_made_whatever_the_model_would_say(
         assert message.get("reasoning_content") == (None if said == "No!" else "Hm.")
 
 
+async def test_a_call_that_was_cut_off_in_its_name_is_no_content() -> None:
+    async with serving(script("No!"), tokenizer=tool_tokenizer()) as server:
+        fields = {"tools": [ADD], "tool_choice": "required", "max_tokens": 4}
+        message, reason = await both_ways(server, **fields)
+        assert (message["content"], message.get("tool_calls"), reason) == ("", None, "length")
+
+
 async def test_strict_functions_are_held_to_their_schema() -> None:
     strict = {"type": "function", "function": {**ADD["function"], "strict": True}}  # type: ignore[dict-item]
     text = 'Sure. <tool_call>\n{"name": "add", "arguments": {"a": 7, "b": false}}\n</tool_call>'

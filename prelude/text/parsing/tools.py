@@ -19,7 +19,8 @@ class ToolParser:
     ``limit`` are left out.
 
     What looks like a call and is none is content, whitespace and marks included; where calls are
-    found, the marks and the whitespace around them are gone.
+    found, the marks and the whitespace around them are gone. ``is_all_calls`` says that there is no
+    content, because a grammar allows none: what looks like it is a call that was cut off.
     """
 
     def __init__(
@@ -28,11 +29,13 @@ class ToolParser:
         tools: Mapping[str, Mapping[str, Any]],
         *,
         limit: int | None = None,
+        is_all_calls: bool = False,
         new_id: NewId | None = None,
     ) -> None:
         self._format = form
         self._feed = Feed()
         self._calls = Calls(tools, new_id or form.new_id, limit)
+        self._is_all_calls = is_all_calls
         self._content: list[str] = []
         self._runs: list[Run] = []
         self._steps = self._read()
@@ -66,6 +69,8 @@ class ToolParser:
 
     def _say(self, text: str) -> None:
         """``text`` is content; what there is of calls stands before it."""
+        if self._is_all_calls:
+            return
         if text and (calls := self._calls.drain()):
             self._end_run(calls)
         self._content.append(text)

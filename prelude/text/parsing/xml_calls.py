@@ -9,13 +9,28 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+import msgspec
+
 from prelude.text.parsing.calls import Calls
 from prelude.text.parsing.feed import Feed, Steps
 from prelude.text.parsing.seek import NEWLINE, text_to
 
+Kinds = frozenset[str]
+
 _NAME_END = re.compile(r"[>\s]")
 _MAX_NAME = 256
 _VALUE_END = ("</parameter>",)
+_TEXT: Kinds = frozenset(("string",))
+# JSON schema's names for what JSON decodes to.
+_NAMES: Mapping[type, tuple[str, ...]] = {
+    bool: ("boolean",),
+    int: ("integer", "number"),
+    float: ("number",),
+    str: ("string",),
+    list: ("array",),
+    dict: ("object",),
+    type(None): ("null",),
+}
 _WORDS = {"True": "true", "False": "false", "None": "null"}
 
 
@@ -36,7 +51,7 @@ def xml_calls(feed: Feed, calls: Calls) -> Steps[bool]:
     return is_whole
 
 
-def _parameters(feed: Feed, calls: Calls, types: Mapping[str, Any]) -> Steps[bool]:
+def _parameters(feed: Feed, calls: Calls, types: Mapping[str, Kinds]) -> Steps[bool]:
     """All arguments as one JSON object. False if they are cut off by the end of the text, or by
     something else, of which the feed may hold some."""
     calls.arguments("{")
@@ -54,15 +69,15 @@ def _parameters(feed: Feed, calls: Calls, types: Mapping[str, Any]) -> Steps[boo
         feed.forget()
         calls.arguments(f"{separator}{json.dumps(name, ensure_ascii=False)}: ")
         separator = ", "
-        if not (yield from _value(feed, calls, types.get(name, "string"))):
+        if not (yield from _value(feed, calls, types.get(name, _TEXT))):
             return False
     return False
 
 
-def _value(feed: Feed, calls: Calls, kind: Any) -> Steps[bool]:
+def _value(feed: Feed, calls: Calls, kinds: Kinds) -> Steps[bool]:
     if (yield from feed.peek()) == "\n":
         feed.take()
-    if kind == "string":
+    if kinds == _TEXT:
         calls.arguments('"')
         found = yield from text_to(
             feed, _VALUE_END, lambda text: calls.arguments(_inside(text)), NEWLINE
@@ -71,7 +86,7 @@ def _value(feed: Feed, calls: Calls, kind: Any) -> Steps[bool]:
     else:
         pieces: list[str] = []
         found = yield from text_to(feed, _VALUE_END, pieces.append, NEWLINE)
-        calls.arguments(_judged("".join(pieces)))
+        calls.arguments(_judged("".join(pieces), kinds))
     return bool(found.word)
 
 
@@ -79,24 +94,36 @@ def _inside(text: str) -> str:
     return json.dumps(text, ensure_ascii=False)[1:-1]
 
 
-def _judged(text: str) -> str:
-    """``text`` if it is JSON, else as a JSON string."""
-    text = _WORDS.get(text.strip(), text)
+def _judged(text: str, kinds: Kinds) -> str:
+    """``text`` if it is JSON, and not of a kind that only a string could stand for; else as a JSON
+    string. Python's ``NaN`` is no JSON."""
+    word = _WORDS.get(text.strip(), text)
     try:
-        json.loads(text)
-    except (ValueError, RecursionError):
+        value = msgspec.json.decode(word)
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
         return json.dumps(text, ensure_ascii=False)
-    return text
+    is_text = "string" in kinds and kinds.isdisjoint(_NAMES.get(type(value), ()))
+    return json.dumps(text, ensure_ascii=False) if is_text else word
 
 
-def _types(schema: Mapping[str, Any] | None) -> Mapping[str, Any]:
+def _types(schema: Mapping[str, Any] | None) -> Mapping[str, Kinds]:
     properties = (schema or {}).get("properties")
     if not isinstance(properties, Mapping):
         return {}
-    return {
-        name: one.get("type", "any") if isinstance(one, Mapping) else "any"
-        for name, one in properties.items()
-    }
+    return {name: _kinds(one) for name, one in properties.items()}
+
+
+def _kinds(schema: Any) -> Kinds:
+    """What a schema allows; empty where it does not say."""
+    if not isinstance(schema, Mapping):
+        return frozenset()
+    said = schema.get("type")
+    if said is not None:
+        names = said if isinstance(said, list) else [said]
+        return frozenset(name for name in names if isinstance(name, str))
+    options = schema.get("anyOf", schema.get("oneOf"))
+    found = [_kinds(one) for one in options] if isinstance(options, list) else []
+    return frozenset[str]().union(*found) if all(found) else frozenset()
 
 
 def _name(feed: Feed) -> Steps[str]:
