@@ -139,7 +139,7 @@ def _events(response: _Response) -> list[bytes]:
 def _judged(response: _Response) -> Reply:
     """A complete response. A stream has exactly one end mark, which is its last event."""
     if response.is_stream:
-        return _judged_stream(response)
+        return judged_stream(response.status, _events(response))
     try:
         document = msgspec.json.decode(bytes(response.body))
     except msgspec.DecodeError:  # the HTTP server's own refusals are no JSON
@@ -152,17 +152,17 @@ def _judged(response: _Response) -> Reply:
     return Reply("answer", response.status)
 
 
-def _judged_stream(response: _Response) -> Reply:
-    events = _events(response)
+def judged_stream(status: int, events: list[bytes]) -> Reply:
+    """Of all events of a stream that has come to its end."""
     data = [_data(event) for event in events if not event.startswith(b":")]
     errors = [one for one in data if one.startswith(b'{"error"')]
     if not data or data[-1] != b"[DONE]" or data.count(b"[DONE]") != 1 or len(errors) > 1:
-        return Reply("malformed", response.status, events=events)
+        return Reply("malformed", status, events=events)
     if errors:
         code = msgspec.json.decode(errors[0])["error"]["code"]
-        return Reply("error", response.status, code, events)
+        return Reply("error", status, code, events)
     is_whole = any(_FINISH.search(one) for one in data)
-    return Reply("answer" if is_whole else "malformed", response.status, events=events)
+    return Reply("answer" if is_whole else "malformed", status, events=events)
 
 
 def _data(event: bytes) -> bytes:

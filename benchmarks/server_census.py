@@ -3,6 +3,7 @@
 import asyncio
 import os
 import re
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,6 +33,14 @@ def holdings(pid: int) -> Holdings:
         rss_mib=round(pages * os.sysconf("SC_PAGE_SIZE") / 2**20, 1),
         processes=len(machine.family([pid])),
     )
+
+
+def open_kinds(pid: int) -> dict[str, int]:
+    """How many of its open files are sockets, pipes, devices and so on."""
+    folder = Path(f"/proc/{pid}/fd")
+    links = [os.readlink(folder / name) for name in os.listdir(folder)]
+    kinds = [re.sub(r"^/(?!dev/).*", "file", link.split(":[")[0]) for link in links]
+    return dict(sorted(Counter(kinds).items()))
 
 
 async def gauges(port: int) -> dict[str, float]:

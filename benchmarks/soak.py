@@ -25,8 +25,15 @@ from typing import Any
 
 import msgspec
 
-from benchmarks.fault_client import Reply, Tally, ask, connect, render
-from benchmarks.server_census import USED, Holdings, holdings, settled, until_ready
+from benchmarks.fault_client import Reply, Tally, ask, connect, judged_stream, render
+from benchmarks.server_census import (
+    USED,
+    Holdings,
+    holdings,
+    open_kinds,
+    settled,
+    until_ready,
+)
 from benchmarks.soak_bodies import malformed
 from prelude.bench.frontend import running_server
 from prelude.bench.observer import Observer
@@ -104,7 +111,8 @@ async def never_reads(soak: Soak) -> Reply:
 
 
 async def comes_back(soak: Soak) -> Reply:
-    """Leaves, and asks for the rest; one in four does not come back."""
+    """Leaves, and asks for the rest; one in four does not come back. Both parts together are the
+    stream: who had seen the last event gets nothing more."""
     first = await ask(soak.port, soak.request(resumable=True), leave_after=soak.rng.randrange(1, 9))
     if first.end != "left" or not first.events:
         return first
@@ -113,10 +121,12 @@ async def comes_back(soak: Soak) -> Reply:
         return first
     last = first.events[-1].split(b"\n", 1)[0].removeprefix(b"id: ").decode()
     rest = await ask(soak.port, render(soak.port, CHAT, b"{}", {"last-event-id": last}))
+    if rest.status != 200:
+        return rest
     numbers += [_number(event) for event in rest.events if event.startswith(b"id: ")]
-    if numbers != list(range(1, len(numbers) + 1)):
+    if numbers != list(range(1, len(numbers) + 1)) or rest.end in ("cut", "hung"):
         return Reply("malformed")
-    return rest
+    return judged_stream(200, first.events + rest.events)
 
 
 def _number(event: bytes) -> int:
@@ -205,6 +215,7 @@ async def at_rest(soak: Soak, census: Census) -> dict[str, Any]:
     return {
         **await census.take(),
         **asdict(holdings(soak.pid)),
+        "kinds": open_kinds(soak.pid),
         "used": {name: gauges[name] for name in USED},
     }
 
