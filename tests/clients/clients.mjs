@@ -56,10 +56,18 @@ async function aiSdk(model, providerOptions) {
   assert.equal(typeof second.text, 'string')
 }
 
+// Its default is to refer to what it believes stored. Nothing is: the refusal says what to do.
+async function aiSdkResponses(model) {
+  await aiSdk(model, { openai: { store: false } })
+  const first = await generateText({ model, prompt, maxOutputTokens: 5 })
+  const further = [...messages, ...first.response.messages, { role: 'user', content: 'Well?' }]
+  await assert.rejects(generateText({ model, messages: further, maxRetries: 0 }), /store=false/)
+}
+
 const checks = {
   'openai-node': openaiNode,
   'anthropic-node': anthropicNode,
   'ai-sdk-compatible': () => aiSdk(createOpenAICompatible({ name: 'prelude', baseURL: `${url}/v1`, includeUsage: true, supportsStructuredOutputs: true })('demo')),
-  'ai-sdk-openai': () => aiSdk(createOpenAI({ baseURL: `${url}/v1`, apiKey: 'none' })('demo'), { openai: { store: false } }),
+  'ai-sdk-openai': () => aiSdkResponses(createOpenAI({ baseURL: `${url}/v1`, apiKey: 'none' })('demo')),
 }
 await checks[process.argv[2]]()

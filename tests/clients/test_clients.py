@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.vllm_client import ENDPOINTS, arguments, bench_serve, complaints
 from prelude.bench.frontend import running_server
 
 HERE = Path(__file__).resolve().parent
@@ -79,3 +80,14 @@ def test_lm_eval(url: str) -> None:
     )
     assert "prelude_toy" in out
     assert "acc" in out
+
+
+@pytest.mark.parametrize("endpoint", ENDPOINTS)
+def test_vllm_bench_serve(url: str, endpoint: str) -> None:
+    """``VLLM_PYTHON`` is the interpreter of an environment that has vLLM, or its CPU build."""
+    beside = shutil.which("vllm")
+    python = os.environ.get("VLLM_PYTHON") or (beside and Path(beside).with_name("python"))
+    if not python:
+        pytest.skip("vLLM is not installed, and VLLM_PYTHON names no interpreter that has it")
+    result = bench_serve(Path(python), f"{url}/v1", arguments(endpoint, num_prompts=8))
+    assert complaints(result, num_prompts=8) == []
