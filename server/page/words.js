@@ -12,6 +12,8 @@ export function duration(ms) {
 const count = (value, unit) => `${Math.round(value)} ${unit}${Math.round(value) === 1 ? "" : "s"}`;
 const rate = (value) => value.toFixed(value < 9.95 ? 1 : 0);
 
+const PACED = 8; // tokens; fewer come together, and have no pace worth telling
+
 const ENDS = {
   length: ["cut off at the limit", "The longest answer allowed, or the context, is full"],
   content_filter: ["filtered", "The server held the answer back"],
@@ -23,7 +25,7 @@ export function factsOf({ usage, timings, finish, state }) {
   const add = (name, text, title) => facts.push({ name, text, title });
   if (t.service_class) add("class", t.service_class, "Service class: how the server scheduled it");
   if (t.ttft_ms !== undefined) add("ttft", `first token ${duration(t.ttft_ms)}`, "From the request's arrival to its first token, at the server");
-  if (t.tokens_per_second) add("rate", `${rate(t.tokens_per_second)} tokens/s`, "After the first token");
+  if (t.tokens_per_second && !(usage?.completion_tokens < PACED)) add("rate", `${rate(t.tokens_per_second)} tokens/s`, "After the first token");
   if (usage) add("tokens", count(usage.completion_tokens, "token"), promptTitle(usage));
   if (t.queue_ms !== undefined) add("queue", `queued ${duration(t.queue_ms)}`, "Before the engine took it up; part of the time to the first token");
   if (t.predicted_tokens) add("predicted", `foreseen ${Math.round(t.predicted_tokens)}`, "Tokens of output that the scheduler expected");

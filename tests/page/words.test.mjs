@@ -99,12 +99,14 @@ test("the server's words are kept as a sentence", () => {
 
 test("numbers below an answer", () => {
   const timings = { service_class: "fast", ttft_ms: 41.2, tokens_per_second: 52.14, queue_ms: 0.51, predicted_tokens: 120.4, total_ms: 2345 };
-  const usage = { prompt_tokens: 9, completion_tokens: 1, prompt_tokens_details: { cached_tokens: 4 }, completion_tokens_details: { reasoning_tokens: 1 } };
+  const usage = { prompt_tokens: 9, completion_tokens: 8, prompt_tokens_details: { cached_tokens: 4 }, completion_tokens_details: { reasoning_tokens: 1 } };
   const facts = factsOf({ timings, usage, finish: "length", state: "done" });
   assert.deepEqual(facts.map((fact) => fact.text), [
-    "fast", "first token 41 ms", "52 tokens/s", "1 token", "queued 0.5 ms", "foreseen 120", "in all 2.3 s", "cut off at the limit",
+    "fast", "first token 41 ms", "52 tokens/s", "8 tokens", "queued 0.5 ms", "foreseen 120", "in all 2.3 s", "cut off at the limit",
   ]);
   assert.equal(facts[3].title, "Of output, 1 of them thoughts. The prompt had 9, 4 of them from the cache.");
+  const few = factsOf({ timings, usage: { ...usage, completion_tokens: 1 }, finish: "stop", state: "done" });
+  assert.deepEqual(few.slice(1, 3).map((fact) => fact.text), ["first token 41 ms", "1 token"]);
   assert.deepEqual(factsOf({ timings: null, usage: null, finish: null, state: "stopped" }).map((fact) => fact.text), ["stopped"]);
 });
 
