@@ -152,6 +152,23 @@ async def test_a_system_that_starts_no_process_is_asked_again(
     await engines.client.close()
 
 
+async def test_another_engine_follows_one_that_cannot_be_buried(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    engines = ScriptedEngines()
+    first = await engines.ready()
+
+    async def fails(*, wait: bool) -> None:
+        raise RuntimeError("can't start new thread")
+
+    first.close = fails  # type: ignore[method-assign]
+    first.die("gone")
+    await engines.ready(2)
+    assert "can't start new thread" in caplog.text
+    assert engines.client.state == "ready"
+    await engines.client.close()
+
+
 @pytest.mark.parametrize("moment", ["waiting", "closing", "starting"])
 async def test_a_client_can_be_closed_while_it_starts_another(moment: str) -> None:
     engines = ScriptedEngines()

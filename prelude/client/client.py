@@ -286,8 +286,12 @@ class EngineClient:
 
 
 async def _discard(transport: Transport, error: EngineDeadError) -> None:
-    """One that hangs is killed; one that said what went wrong is about to end."""
-    if error.reason == "hang":
-        transport.dump_stacks()
-        await asyncio.sleep(_LAST_LOOK_S)
-    await transport.close(wait=error.reason in ("error", "memory", "start"))
+    """One that hangs is killed; one that said what went wrong is about to end. Whatever the system
+    still holds of it, another one has to follow."""
+    try:
+        if error.reason == "hang":
+            transport.dump_stacks()
+            await asyncio.sleep(_LAST_LOOK_S)
+        await transport.close(wait=error.reason in ("error", "memory", "start"))
+    except Exception:
+        logger.exception("what was left of the engine could not be freed")

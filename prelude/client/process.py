@@ -21,6 +21,7 @@ from prelude.types.wire import Failed, FromEngine, ToEngine, decode_from_engine,
 
 _JOIN_S = 10.0
 _LAST_WORDS_S = 0.3
+_OBITUARIES = "inproc://obituaries"
 
 Main = Callable[[Config, str, str], None]
 
@@ -38,27 +39,42 @@ class ProcessTransport:
 
     def __init__(self, config: Config, main: Main = run_engine) -> None:
         share_cores()
-        self._folder = Path(tempfile.mkdtemp(prefix="prelude-"))
-        to_engine = f"ipc://{self._folder}/to"
-        self._from_engine = f"ipc://{self._folder}/from"
-        self._context = zmq.Context()
+        loop = asyncio.get_running_loop()
+        with contextlib.ExitStack() as undo:  # if the system refuses any of it
+            self._folder = Path(tempfile.mkdtemp(prefix="prelude-"))
+            undo.callback(shutil.rmtree, self._folder, ignore_errors=True)
+            to_engine, from_engine = (f"ipc://{self._folder}/{name}" for name in ("to", "from"))
+            self._context = zmq.Context()
+            undo.callback(self._context.term)
+            self._open_sockets(to_engine, from_engine, undo)
+            self._process = mp.get_context("spawn").Process(
+                target=main, args=(config, to_engine, from_engine), name="prelude-engine"
+            )
+            self._process.start()
+            undo.callback(self._kill)
+            assert self._process.pid is not None
+            self.pid = self._process.pid
+            self._dead = asyncio.Event()
+            loop.add_reader(self._process.sentinel, self._on_death)
+            undo.callback(loop.remove_reader, self._process.sentinel)
+            self._undo = undo.pop_all()
+
+    def _open_sockets(self, to_engine: str, from_engine: str, undo: contextlib.ExitStack) -> None:
         self._push = self._context.socket(zmq.PUSH)
+        undo.callback(self._push.close, linger=0)
         self._push.set_hwm(0)
         self._push.connect(to_engine)  # messages queue from now on; the engine binds
         # Not from_socket: the plain socket behind it would, when collected after this is closed,
         # close whatever has its address by then, such as the next engine's.
         self._pull = zmq.asyncio.Socket(self._context, zmq.PULL)
+        undo.callback(self._pull.close, linger=0)
         self._pull.set_hwm(0)
-        self._pull.bind(self._from_engine)
-        self._process = mp.get_context("spawn").Process(
-            target=main, args=(config, to_engine, self._from_engine), name="prelude-engine"
-        )
-        self._process.start()
-        assert self._process.pid is not None
-        self.pid = self._process.pid
-        self._dead = asyncio.Event()
-        loop = asyncio.get_running_loop()
-        loop.add_reader(self._process.sentinel, self._on_death)
+        self._pull.bind(from_engine)
+        self._pull.bind(_OBITUARIES)
+        # Opened now: when it is needed there may be no descriptor left for it.
+        self._grave = self._context.socket(zmq.PUSH)
+        undo.callback(self._grave.close, linger=0)
+        self._grave.connect(_OBITUARIES)
 
     def send(self, message: ToEngine) -> None:
         self._push.send(encode(message), zmq.NOBLOCK)
@@ -71,21 +87,25 @@ class ProcessTransport:
 
     def dump_stacks(self) -> None:
         """On its standard error: the process has a handler for this since before it was ready."""
+        if self._dead.is_set():  # its number may be another's by now
+            return
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.pid, signal.SIGUSR1)
 
     async def close(self, *, wait: bool) -> None:
         """Without ``wait`` it is killed, for one that is starting cannot be asked."""
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._dead.wait(), _JOIN_S if wait else 0)
+        with self._undo:  # also if this is cut short
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._dead.wait(), _JOIN_S if wait else 0)
+            if self._process.is_alive():
+                self._process.kill()
+            await asyncio.to_thread(self._process.join, _JOIN_S)
+
+    def _kill(self) -> None:
+        """One that the system is not done with after all that time is left to it."""
         if self._process.is_alive():
             self._process.kill()
-        await asyncio.to_thread(self._process.join)
-        asyncio.get_running_loop().remove_reader(self._process.sentinel)
-        self._pull.close(linger=0)
-        self._push.close(linger=0)
-        self._context.term()
-        shutil.rmtree(self._folder, ignore_errors=True)
+            self._process.join(_JOIN_S)
 
     def _on_death(self) -> None:
         loop = asyncio.get_running_loop()
@@ -97,12 +117,8 @@ class ProcessTransport:
 
     def _send_obituary(self) -> None:
         """Death travels like any message, so that receiving has one path and costs one await."""
-        if self._pull.closed:
-            return
-        with self._context.socket(zmq.PUSH) as push:
-            push.linger = int(_LAST_WORDS_S * 1e3)
-            push.connect(self._from_engine)
-            push.send(encode(_obituary(self._process.exitcode)))
+        if not self._grave.closed:
+            self._grave.send(encode(_obituary(self._process.exitcode)), zmq.NOBLOCK)
 
 
 def _obituary(code: int | None) -> Failed:
