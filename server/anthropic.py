@@ -16,6 +16,8 @@ from prelude.server.anthropic_protocol import (
 )
 from prelude.server.anthropic_reply import AnthropicReply
 from prelude.server.fields import FieldRules
+from prelude.server.prompts import off_loop, size_of
+from prelude.server.protocol import ChatRequest
 from prelude.server.reply import respond
 from prelude.server.services import read_body, services_of
 from prelude.server.translated import TranslatedTurn, count_prompt
@@ -33,8 +35,9 @@ def anthropic_routes() -> list[Route]:
 async def messages(request: Request) -> Response:
     arrival_s = time.monotonic()
     services = services_of(request)
-    body = services.fields.decode(await read_body(request), MessagesRequest, FIELDS)
-    turn = await TranslatedTurn.begin(request, chat_request(body), arrival_s, RENAMED)
+    body = await services.fields.read(await read_body(request), MessagesRequest, FIELDS)
+    chat = await _chat_request(body)
+    turn = await TranslatedTurn.begin(request, chat, arrival_s, RENAMED)
     reply = AnthropicReply(
         f"msg_{request.state.request_id}", services.model_name, turn.generation, body.max_tokens
     )
@@ -46,6 +49,10 @@ async def messages(request: Request) -> Response:
 async def count_tokens(request: Request) -> Response:
     """How many tokens the prompt of a message would have."""
     services = services_of(request)
-    body = services.fields.decode(await read_body(request), CountTokensRequest, FIELDS)
-    num = await count_prompt(services, chat_request(body), RENAMED)
+    body = await services.fields.read(await read_body(request), CountTokensRequest, FIELDS)
+    num = await count_prompt(services, await _chat_request(body), RENAMED)
     return JSONResponse({"input_tokens": num})
+
+
+async def _chat_request(body: CountTokensRequest) -> ChatRequest:
+    return await off_loop(size_of(body.messages), lambda: chat_request(body))

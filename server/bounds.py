@@ -12,10 +12,14 @@ import msgspec
 
 from prelude.conf.schema import LimitsConfig
 from prelude.server.errors import ApiError, invalid
-from prelude.server.nesting import brackets, is_deeper, num_openings
+from prelude.server.nesting import Shape, is_deeper, num_openings, shape_of
 
 MAX_DEPTH = 64
-_MAX_NODES = 200_000
+MAX_NODES = 65_536
+_MAX_ITEMS = 1_500_000  # most of them token ids
+_MAX_STRINGS = 400_000
+_MAX_FIELDS = 1000
+_SMALL_BYTES = 64 * 1024  # so small, it can only be too deep
 _STOP_KIB = 16.0
 _TOOLS_TO_SCHEMA = 16  # tools have one schema each, and few of them are long
 _MESSAGES = ("messages", "input")
@@ -52,9 +56,11 @@ class BodyBounds:
     def of(cls, limits: LimitsConfig) -> "BodyBounds":
         return cls(limits.max_messages, limits.max_tools, limits.max_schema_kib)
 
-    def check(self, body: bytes, fields: Mapping[str, msgspec.Raw]) -> None:
-        """``fields`` are those of ``body``, which is valid JSON and not decoded yet."""
-        _check_nesting(body)
+    def check(self, fields: Mapping[str, msgspec.Raw]) -> None:
+        """``fields`` are those of a body whose shape is good, not decoded yet."""
+        if len(fields) > _MAX_FIELDS:
+            message = f"the body has {len(fields)} fields, and may have {_MAX_FIELDS}"
+            raise ApiError(400, message, code="too_many_fields")
         for name in _MESSAGES:
             _check_count(fields, name, self.max_messages)
         _check_count(fields, "tools", self.max_tools)
@@ -70,16 +76,26 @@ class BodyBounds:
 DEFAULT_BOUNDS = BodyBounds.of(LimitsConfig())
 
 
-def _check_nesting(body: bytes) -> None:
-    if num_openings(body) <= MAX_DEPTH:
+def check_shape(body: bytes) -> None:
+    """Raises ``ApiError`` if reading ``body``, which is JSON or is not, could take long."""
+    if len(body) <= _SMALL_BYTES and num_openings(body) <= MAX_DEPTH:
         return
-    nested = brackets(body)
-    if len(nested) > 2 * _MAX_NODES:
-        message = f"the body has more than {_MAX_NODES} arrays and objects"
-        raise ApiError(400, message, code="invalid_json")
-    if is_deeper(nested, MAX_DEPTH):
-        message = f"the body is nested more than {MAX_DEPTH} levels deep"
-        raise ApiError(400, message, code="invalid_json")
+    if (problem := problem_of(shape_of(body))) is not None:
+        raise ApiError(400, f"the body {problem}", code="invalid_json")
+
+
+def problem_of(shape: Shape) -> str | None:
+    """What there is too much of, to be said of what has this shape."""
+    for count, most, what in (
+        (shape.num_nodes, MAX_NODES, "arrays and objects"),
+        (shape.num_commas, _MAX_ITEMS, "values"),
+        (shape.num_strings, _MAX_STRINGS, "strings"),
+    ):
+        if count > most:
+            return f"has more than {most} {what}"
+    if is_deeper(shape.brackets, MAX_DEPTH):
+        return f"is nested more than {MAX_DEPTH} levels deep"
+    return None
 
 
 def _check_count(fields: Mapping[str, msgspec.Raw], name: str, most: int) -> None:

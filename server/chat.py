@@ -24,7 +24,7 @@ from prelude.text.parsing.answer import AnswerParser, plain_delta
 async def chat_completions(request: Request) -> Response:
     arrival_s = time.monotonic()
     services = services_of(request)
-    body = services.fields.decode(await read_body(request), ChatRequest)
+    body = await services.fields.read(await read_body(request), ChatRequest)
     include_usage = wants_usage(body)
     check_extras(request, body)
     turn = await begin_chat(request, body, arrival_s)

@@ -5,7 +5,12 @@ from typing import Any
 
 import msgspec
 
+from prelude.server.bounds import problem_of
 from prelude.server.errors import invalid, unsupported
+from prelude.server.nesting import shape_of
+
+_SYSTEM = ("system", "developer")
+_IN_PIECES = ("content", "reasoning_content")
 
 
 class Conversation:
@@ -13,15 +18,19 @@ class Conversation:
     chat templates expect it, and so do system texts at the beginning."""
 
     def __init__(self) -> None:
-        self.messages: list[dict[str, Any]] = []
+        self._drafts: list[dict[str, Any]] = []  # texts in pieces: adding to one would copy it
+
+    @property
+    def messages(self) -> list[dict[str, Any]]:
+        return [{**draft, **_texts(draft)} for draft in self._drafts]
 
     def say(self, role: str, text: str) -> None:
         """Of anybody but the assistant."""
-        first = self.messages[0] if len(self.messages) == 1 else {}
-        if role in ("system", "developer") and first.get("role") in ("system", "developer"):
-            first["content"] += "\n\n" + text
+        first = self._drafts[0] if len(self._drafts) == 1 else {}
+        if role in _SYSTEM and first.get("role") in _SYSTEM:
+            first["content"].append(text)
         else:
-            self.messages.append({"role": role, "content": text})
+            self._drafts.append({"role": role, "content": [text]})
 
     def answer(self, text: str) -> None:
         self._add("content", text)
@@ -36,22 +45,29 @@ class Conversation:
         calls.append({"id": call_id, "type": "function", "function": function})
 
     def result(self, call_id: str, text: str) -> None:
-        self.messages.append({"role": "tool", "tool_call_id": call_id, "content": text})
+        self._drafts.append({"role": "tool", "tool_call_id": call_id, "content": [text]})
 
     def _add(self, field: str, text: str) -> None:
         message = self._assistant()
-        if message["content"] and "tool_calls" not in message:
+        if any(message["content"]) and "tool_calls" not in message:
             message = self._new()  # one answer has ended; this begins another
-        earlier = message.get(field)
-        message[field] = f"{earlier}\n{text}" if earlier else text
+        pieces = message.setdefault(field, [])
+        if not any(pieces):
+            pieces.clear()
+        pieces.append(text)
 
     def _assistant(self) -> dict[str, Any]:
-        last = self.messages[-1] if self.messages else {}
+        last = self._drafts[-1] if self._drafts else {}
         return last if last.get("role") == "assistant" else self._new()
 
     def _new(self) -> dict[str, Any]:
-        self.messages.append({"role": "assistant", "content": ""})
-        return self.messages[-1]
+        self._drafts.append({"role": "assistant", "content": []})
+        return self._drafts[-1]
+
+
+def _texts(draft: dict[str, Any]) -> dict[str, str]:
+    joint = "\n\n" if draft["role"] in _SYSTEM else "\n"
+    return {name: joint.join(draft[name]) for name in _IN_PIECES if name in draft}
 
 
 def text_of(content: Any, where: str, kinds: Collection[str]) -> str:
@@ -85,6 +101,8 @@ def string(record: dict[str, Any], field: str, where: str) -> str:
 def check_json_object(text: str, where: str) -> None:
     """Raises ``ApiError`` unless ``text`` is that of a JSON object, or empty."""
     try:
+        if (problem := problem_of(shape_of(text.encode()))) is not None:
+            raise invalid(where, problem)
         found = msgspec.json.decode(text or "{}")
     except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
         raise invalid(where, f"is not valid JSON: {error}") from error

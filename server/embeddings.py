@@ -44,7 +44,7 @@ FIELDS = FieldRules(
 async def embeddings(request: Request) -> Response:
     arrival_s = time.monotonic()
     services = services_of(request)
-    body = services.fields.decode(await read_body(request), EmbeddingRequest, FIELDS)
+    body = await services.fields.read(await read_body(request), EmbeddingRequest, FIELDS)
     services.check_model(body.model)
     take_id(request, body)
     if body.dimensions is not None and body.dimensions < 1:

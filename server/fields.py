@@ -4,20 +4,23 @@ Known and unsupported: refused, unless the value asks for nothing. Known and wit
 the answer: accepted. Unknown: accepted, counted and warned about once, or refused when strict.
 """
 
+import asyncio
 import logging
 from collections.abc import Callable, Collection, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import msgspec
 
-from prelude.server.bounds import DEFAULT_BOUNDS, BodyBounds
+from prelude.server.bounds import DEFAULT_BOUNDS, BodyBounds, check_shape
 from prelude.server.errors import ApiError, from_msgspec, invalid, unsupported
 
 T = TypeVar("T", bound=msgspec.Struct)
 
 logger = logging.getLogger(__name__)
 
+_INLINE_BYTES = 64 * 1024  # well below a millisecond
 _MAX_UNKNOWN = 64
 _MAX_NAME = 64
 
@@ -84,17 +87,27 @@ class FieldChecker:
         self._bounds = bounds
         self._on_unknown = on_unknown
         self._warned: set[str] = set()
+        self._thread = ThreadPoolExecutor(1, "bodies")
+
+    async def read(self, body: bytes, kind: type[T], rules: FieldRules = GENERATION_FIELDS) -> T:
+        """``decode``, of large bodies on a thread: one at a time, for they contend with the event
+        loop, which must get its turn between any two steps of that."""
+        if len(body) <= _INLINE_BYTES:
+            return self.decode(body, kind, rules)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._thread, self.decode, body, kind, rules)
 
     def decode(self, body: bytes, kind: type[T], rules: FieldRules = GENERATION_FIELDS) -> T:
         """``body`` as a ``kind``, whose other fields are judged by ``rules``. Raises ``ApiError``
         naming the field at fault."""
         try:
+            check_shape(body)
             raw = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
-            self._bounds.check(body, raw)
+            self._bounds.check(raw)
             known = set(kind.__struct_fields__)
             others = {name: value for name, value in raw.items() if name not in known}
             self._check_others(others, rules)
-            return msgspec.json.decode(body, type=kind)
+            return msgspec.json.decode(_without(others, raw, body), type=kind)
         except msgspec.DecodeError as error:
             raise from_msgspec(error) from error
         except (UnicodeDecodeError, RecursionError) as error:
@@ -122,6 +135,17 @@ class FieldChecker:
                 self._warned.add(name)
                 logger.warning("ignoring the unknown request field %r", name)
         self._on_unknown(name)
+
+
+def _without(
+    others: Mapping[str, msgspec.Raw], fields: Mapping[str, msgspec.Raw], body: bytes
+) -> bytes:
+    """``body`` with those ``fields`` alone that are none of the ``others``, each once and as it was
+    judged: the last of a name counts, as everywhere."""
+    if len(body) <= _INLINE_BYTES:
+        return body
+    known = (b'"%b":%b' % (name.encode(), fields[name]) for name in fields if name not in others)
+    return b"{%b}" % b",".join(known)
 
 
 def _asks_for_nothing(value: Any, harmless: tuple[Any, ...]) -> bool:

@@ -7,13 +7,12 @@ loop keeps every other stream moving.
 import asyncio
 import json
 from collections.abc import Callable, Mapping
+from itertools import chain, islice
 from typing import Any, TypeVar
 
-import msgspec
-
-from prelude.server.bounds import MAX_DEPTH
+from prelude.server.bounds import MAX_DEPTH, MAX_NODES
 from prelude.server.errors import ApiError, from_value_error, invalid, unsupported
-from prelude.server.nesting import brackets, is_deeper
+from prelude.server.nesting import is_deeper, shape_of
 from prelude.server.protocol import (
     ChatRequest,
     CompletionRequest,
@@ -30,6 +29,18 @@ T = TypeVar("T")
 _INLINE_CHARS = 2048  # about a millisecond of tokenizing
 
 
+def size_of(*values: Any) -> int:
+    """Characters and values in JSON ``values``, as far as it takes to know that they are many."""
+    waiting, size = list(values), 0
+    while waiting and size <= _INLINE_CHARS:
+        value = waiting.pop()
+        size += len(value) if isinstance(value, str) else 1
+        if isinstance(value, dict | list):
+            inside = value if isinstance(value, list) else chain(value, value.values())
+            waiting += islice(inside, _INLINE_CHARS)
+    return size
+
+
 async def off_loop(size: int, function: Callable[[], T]) -> T:
     """Run ``function``, on a thread if ``size`` characters make it slow. A ``ValueError`` is the
     client's fault."""
@@ -41,8 +52,14 @@ async def off_loop(size: int, function: Callable[[], T]) -> T:
 
 async def encode_chat(tokenizer: Tokenizer, body: ChatRequest | TokenizeRequest) -> list[int]:
     """The prompt of a conversation. Raises ``ApiError`` naming the field at fault."""
+    size = size_of(body.messages, body.tools, body.chat_template_kwargs)
+    return await off_loop(size, lambda: _encoded_chat(tokenizer, body))
+
+
+def _encoded_chat(tokenizer: Tokenizer, body: ChatRequest | TokenizeRequest) -> list[int]:
     assert body.messages is not None
-    messages = [_message(message, n, tokenizer) for n, message in enumerate(body.messages)]
+    budget = _Budget()
+    messages = [_message(message, n, tokenizer, budget) for n, message in enumerate(body.messages)]
     continues = bool(body.continue_final_message)
     variables = dict(body.chat_template_kwargs or {})
     if isinstance(body, ChatRequest) and body.effort is not None:
@@ -55,15 +72,12 @@ async def encode_chat(tokenizer: Tokenizer, body: ChatRequest | TokenizeRequest)
     if not tokenizer.template_mentions("tools"):
         messages, tools = in_words(messages, tools or ()), None
     prompt = body.add_generation_prompt
-    return await off_loop(
-        len(msgspec.json.encode((messages, tools, variables))),
-        lambda: tokenizer.encode_chat(
-            messages,
-            add_generation_prompt=not continues if prompt is None else prompt,
-            continue_final_message=continues,
-            tools=tools,
-            template_kwargs=variables,
-        ),
+    return tokenizer.encode_chat(
+        messages,
+        add_generation_prompt=not continues if prompt is None else prompt,
+        continue_final_message=continues,
+        tools=tools,
+        template_kwargs=variables,
     )
 
 
@@ -80,13 +94,20 @@ async def encode_texts(
 ) -> list[tuple[str | None, list[int]]]:
     """Every prompt as (its text, where it was text; its ids): one string, one list of ids, or a
     list of up to ``limit`` of either, from the request's ``field``. Raises ``ApiError``."""
+    return await off_loop(
+        size_of(texts), lambda: _encoded_texts(tokenizer, texts, field, limit, special)
+    )
+
+
+def _encoded_texts(
+    tokenizer: Tokenizer, texts: str | list[Any], field: str, limit: int, special: bool
+) -> list[tuple[str | None, list[int]]]:
+    if isinstance(texts, list) and len(texts) > limit and type(texts[0]) is not int:
+        raise invalid(field, f"{len(texts)} prompts are more than the queue holds ({limit})")
     prompts = _prompts(texts, field)
     if len(prompts) > limit:
         raise invalid(field, f"{len(prompts)} prompts are more than the queue holds ({limit})")
-    size = sum(len(prompt) for _, prompt in prompts if isinstance(prompt, str))
-    found = await off_loop(
-        size, lambda: [_encoded(tokenizer, param, prompt, special) for param, prompt in prompts]
-    )
+    found = [_encoded(tokenizer, param, prompt, special) for param, prompt in prompts]
     for (param, _), (_, ids) in zip(prompts, found, strict=True):
         if not ids:
             raise invalid(param, "must not be empty")
@@ -140,7 +161,9 @@ def _encoded(
     raise invalid(param, "must be a string or a list of token ids", code="invalid_type")
 
 
-def _message(message: Mapping[str, Any], n: int, tokenizer: Tokenizer) -> dict[str, Any]:
+def _message(
+    message: Mapping[str, Any], n: int, tokenizer: Tokenizer, budget: "_Budget"
+) -> dict[str, Any]:
     """A message as templates expect it: plain text content, tool arguments as objects."""
     where = f"messages.{n}"
     role = message.get("role")
@@ -150,7 +173,7 @@ def _message(message: Mapping[str, Any], n: int, tokenizer: Tokenizer) -> dict[s
         role = "system"
     plain = {**message, "role": role, "content": _text(message.get("content"), where)}
     if message.get("tool_calls"):
-        plain["tool_calls"] = _tool_calls(message["tool_calls"], where)
+        plain["tool_calls"] = _tool_calls(message["tool_calls"], where, budget)
     return plain
 
 
@@ -172,7 +195,23 @@ def _text(content: Any, where: str) -> str | None:
     return "\n".join(texts)
 
 
-def _tool_calls(calls: Any, where: str) -> Any:
+class _Budget:
+    """What the arguments of all calls may have together, texts of JSON that no bound on the body
+    looks into."""
+
+    def __init__(self) -> None:
+        self._left = MAX_NODES
+
+    def take(self, text: str, where: str) -> None:
+        shape = shape_of(text.encode())
+        self._left -= shape.num_nodes + shape.num_commas
+        if self._left < 0:
+            raise invalid(where, f"all calls together have more than {MAX_NODES} values")
+        if is_deeper(shape.brackets, MAX_DEPTH):
+            raise invalid(where, f"is nested more than {MAX_DEPTH} levels deep")
+
+
+def _tool_calls(calls: Any, where: str, budget: _Budget) -> Any:
     """Arguments arrive as JSON text and templates write them as objects."""
     if not isinstance(calls, list):
         raise invalid(f"{where}.tool_calls", "must be a list", "invalid_type")
@@ -183,17 +222,13 @@ def _tool_calls(calls: Any, where: str) -> Any:
             raise invalid(f"{where}.tool_calls.{n}.function", "must be an object", "invalid_type")
         arguments = text = function.get("arguments")
         if isinstance(text, str):
+            budget.take(text, f"{where}.tool_calls.{n}.function.arguments")
             try:
                 arguments = json.loads(text or "{}")
             except (ValueError, RecursionError) as error:
                 raise invalid(
                     f"{where}.tool_calls.{n}.function.arguments", f"is not valid JSON: {error}"
                 ) from error
-            if is_deeper(brackets(text.encode()), MAX_DEPTH):
-                raise invalid(
-                    f"{where}.tool_calls.{n}.function.arguments",
-                    f"is nested more than {MAX_DEPTH} levels deep",
-                )
         found.append({**call, "function": {**function, "arguments": arguments}})
     return found
 

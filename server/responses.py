@@ -10,6 +10,8 @@ from starlette.routing import Route
 from prelude.server.errors import ApiError
 from prelude.server.fields import FieldRules
 from prelude.server.hints import tier_of
+from prelude.server.prompts import off_loop, size_of
+from prelude.server.protocol import ChatRequest
 from prelude.server.reply import respond
 from prelude.server.responses_input import chat_request
 from prelude.server.responses_protocol import (
@@ -39,8 +41,8 @@ def responses_routes() -> list[Route]:
 async def responses(request: Request) -> Response:
     arrival_s = time.monotonic()
     services = services_of(request)
-    body = services.fields.decode(await read_body(request), ResponsesRequest, FIELDS)
-    chat = chat_request(body)
+    body = await services.fields.read(await read_body(request), ResponsesRequest, FIELDS)
+    chat = await _chat_request(body)
     turn = await TranslatedTurn.begin(request, chat, arrival_s, RENAMED)
     suffix, generation = request.state.request_id, turn.generation
     head = _head(body, generation.params, suffix, services.model_name)
@@ -54,9 +56,13 @@ async def responses(request: Request) -> Response:
 async def input_tokens(request: Request) -> Response:
     """How many tokens the prompt of a response would have."""
     services = services_of(request)
-    body = services.fields.decode(await read_body(request), ResponsesRequest, FIELDS)
-    num = await count_prompt(services, chat_request(body), RENAMED)
+    body = await services.fields.read(await read_body(request), ResponsesRequest, FIELDS)
+    num = await count_prompt(services, await _chat_request(body), RENAMED)
     return JSONResponse({"object": "response.input_tokens", "input_tokens": num})
+
+
+async def _chat_request(body: ResponsesRequest) -> ChatRequest:
+    return await off_loop(size_of(body.input), lambda: chat_request(body))
 
 
 async def not_kept(request: Request) -> Response:

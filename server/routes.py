@@ -2,6 +2,7 @@
 
 import time
 
+import msgspec
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -38,7 +39,7 @@ def _model(services: Services) -> dict[str, object]:
 async def tokenize(request: Request) -> Response:
     """Text or messages to the ids that a completion of them would start from."""
     services = services_of(request)
-    body = services.fields.decode(await read_body(request), TokenizeRequest)
+    body = await services.fields.read(await read_body(request), TokenizeRequest)
     services.check_model(body.model)
     if (body.prompt is None) == (body.messages is None):
         raise invalid("prompt", "send either prompt or messages")
@@ -49,14 +50,18 @@ async def tokenize(request: Request) -> Response:
         ids = await off_loop(len(text), lambda: services.tokenizer.encode(text, special))
     info = services.client.info
     limit = info.max_len if info is not None else None
-    return JSONResponse({"tokens": ids, "count": len(ids), "max_model_len": limit})
+    found = {"tokens": ids, "count": len(ids), "max_model_len": limit}
+    return Response(msgspec.json.encode(found), media_type="application/json")
 
 
 async def detokenize(request: Request) -> Response:
     services = services_of(request)
-    body = services.fields.decode(await read_body(request), DetokenizeRequest)
+    body = await services.fields.read(await read_body(request), DetokenizeRequest)
     services.check_model(body.model)
     size = services.tokenizer.vocab_size
+    context = services.engine().max_len
+    if len(body.tokens) > context:
+        raise invalid("tokens", f"has {len(body.tokens)} ids, and the model's context is {context}")
     if body.tokens and not 0 <= min(body.tokens) <= max(body.tokens) < size:
         raise invalid("tokens", f"must be token ids between 0 and {size - 1}")
     skip = bool(body.skip_special_tokens)

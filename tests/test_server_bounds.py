@@ -1,24 +1,33 @@
 """How large the parts of a body may be; what is nested too deep is found without recursion."""
 
 import json
+import threading
 from typing import Any
+from unittest import mock
 
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prelude.server.bounds import BodyBounds
+from prelude.server import nesting
+from prelude.server.bounds import BodyBounds, check_shape
+from prelude.server.conversation import Conversation
 from prelude.server.errors import ApiError
-from prelude.server.nesting import brackets, is_deeper, num_openings
+from prelude.server.fields import FieldChecker
+from prelude.server.nesting import is_deeper, num_openings, shape_of
+from prelude.server.prompts import _encoded_chat, size_of
+from prelude.server.protocol import ChatRequest, CompletionRequest
 from tests.server_harness import serving, test_config
+from tests.text_samples import byte_level
 
 SMALL = BodyBounds(max_messages=3, max_tools=2, max_schema_kib=0.1)
 
 
 def check(bounds: BodyBounds, **fields: Any) -> None:
     body = json.dumps(fields).encode()
-    bounds.check(body, msgspec.json.decode(body, type=dict[str, msgspec.Raw]))
+    check_shape(body)
+    bounds.check(msgspec.json.decode(body, type=dict[str, msgspec.Raw]))
 
 
 def refusal(**fields: Any) -> ApiError:
@@ -89,11 +98,115 @@ def count(value: Any) -> int:
     return 1 + sum(map(count, value)) if isinstance(value, list) else 0
 
 
-@given(JSON, st.booleans(), st.integers(1, 6))
-def test_depth_is_found_whatever_is_in_strings(value: Any, ascii_only: bool, limit: int) -> None:
+def commas(value: Any) -> int:
+    inside = list(value.values()) if isinstance(value, dict) else value
+    if not isinstance(inside, list):
+        return 0
+    return max(len(inside) - 1, 0) + sum(map(commas, inside))
+
+
+def strings(value: Any) -> int:
+    if isinstance(value, dict):
+        return len(value) + sum(map(strings, value.values()))
+    return sum(map(strings, value)) if isinstance(value, list) else isinstance(value, str)
+
+
+@given(JSON, st.booleans(), st.integers(1, 6), st.integers(1, 20))
+def test_a_shape_is_found_whatever_is_in_strings(
+    value: Any, ascii_only: bool, limit: int, chunk_bytes: int
+) -> None:
     body = json.dumps(value, ensure_ascii=ascii_only).encode()
-    assert is_deeper(brackets(body), limit) == (depth(value) > limit)
-    assert len(brackets(body)) == 2 * count(value) <= 2 * num_openings(body)
+    with mock.patch.object(nesting, "_CHUNK_BYTES", chunk_bytes):
+        shape = shape_of(body)
+    assert is_deeper(shape.brackets, limit) == (depth(value) > limit)
+    assert shape.num_nodes == count(value) <= num_openings(body)
+    assert (shape.num_commas, shape.num_strings) == (commas(value), strings(value))
+
+
+@given(st.binary(max_size=50), st.integers(1, 8))
+def test_what_is_no_json_has_some_shape(body: bytes, chunk_bytes: int) -> None:
+    with mock.patch.object(nesting, "_CHUNK_BYTES", chunk_bytes):
+        assert shape_of(body).num_commas <= body.count(b",")
+
+
+@pytest.mark.parametrize(
+    ("body", "what"),
+    [
+        (b'{"x":[' + b"0," * 1_500_001 + b"0]}", "has more than 1500000 values"),
+        (b'{"x":[' + b'"",' * 400_001 + b'""]}', "has more than 400000 strings"),
+        (b'{"x":[' + b"[]," * 70_000 + b"[]]}", "has more than 65536 arrays and objects"),
+        (b'{"x":' + b"[" * 70_000, "the body"),
+        (b'{"x":' + b"[" * 70 + b"]" * 70 + b"}", "is nested more than 64 levels deep"),
+    ],
+)
+def test_so_many_values(body: bytes, what: str) -> None:
+    with pytest.raises(ApiError, match=what):
+        FieldChecker(False, lambda name: None).decode(body, CompletionRequest)
+
+
+def test_what_looks_like_many_values_in_a_string_is_one() -> None:
+    body = json.dumps({"prompt": '[{"a": ""}, 1],' * 150_000}).encode()
+    assert FieldChecker(False, lambda name: None).decode(body, CompletionRequest).prompt
+
+
+def test_so_many_fields() -> None:
+    told: list[str] = []
+    body = json.dumps({"prompt": "x", **{f"x{n}": n for n in range(1000)}}).encode()
+    with pytest.raises(ApiError, match="has 1001 fields, and may have 1000"):
+        FieldChecker(False, told.append).decode(body, CompletionRequest)
+    assert told == []
+
+
+async def test_large_bodies_are_read_beside_the_loop() -> None:
+    threads: list[int] = []
+    checker = FieldChecker(False, lambda name: threads.append(threading.get_ident()))
+    for size in (10, 100_000):
+        body = json.dumps({"prompt": "x" * size, "unknown": 1}).encode()
+        assert len((await checker.read(body, CompletionRequest)).prompt) == size
+    assert threads[0] == threading.get_ident() != threads[1]
+
+
+def test_of_a_field_that_is_there_twice_only_the_last_is_read() -> None:
+    """Bounds look at the last one of a name, so no other may be made anything of."""
+    long = b'"prompt":' + json.dumps(["x"] * 30_000).encode()
+    body = b"{" + long + b',"prompt":"y","unknown":[1]}'
+    read = FieldChecker(False, lambda name: None).decode(body, CompletionRequest)
+    assert read == CompletionRequest(prompt="y")
+    wrong = b"{" + long + b',"n":"one"}'
+    with pytest.raises(ApiError, match="n: Expected"):
+        FieldChecker(False, lambda name: None).decode(wrong, CompletionRequest)
+
+
+def test_arguments_of_calls_have_bounds_together() -> None:
+    call = {"function": {"name": "f", "arguments": "[" + "0," * 9 + "0]"}}
+    messages = [{"role": "assistant", "tool_calls": [call] * 100}] * 80
+    with pytest.raises(ApiError, match=r"all calls together have more than 65536 values") as caught:
+        _encoded_chat(byte_level(), ChatRequest(messages=messages))
+    assert caught.value.param == "messages.65.tool_calls.53.function.arguments"
+
+
+def test_sizes_are_known_without_a_look_at_everything() -> None:
+    assert size_of("abc", ["d", {"ef": None}], 1, None) == 3 + 1 + 1 + 1 + 2 + 1 + 1 + 1
+    assert size_of({"x" * 5000: 1}) > 5000
+    assert size_of(["x" * 3000] * 10**6) == 1 + 3000
+
+
+def test_texts_of_a_conversation_are_joined_once() -> None:
+    """Thousands of them one after the other, each added to the text before, would be seconds."""
+    found = Conversation()
+    for n in range(3):
+        found.say("system" if n else "developer", f"s{n}")
+    for text in ("", "t1", "t2"):
+        found.think(text)
+    found.answer("a")
+    assert found.messages == [
+        {"role": "developer", "content": "s0\n\ns1\n\ns2"},
+        {"role": "assistant", "content": "a", "reasoning_content": "t1\nt2"},
+    ]
+    found.answer("b")
+    found.call("1", "f", "{}")
+    found.answer("c")
+    assert [one["content"] for one in found.messages[1:]] == ["a", "b\nc"]
 
 
 @pytest.mark.parametrize("levels", [63, 64, 65, 500, 5000, 1_000_000])
@@ -106,7 +219,7 @@ async def test_deep_bodies(levels: int) -> None:
         if levels > 64:
             error = response.json()["error"]
             assert error["code"] == "invalid_json"
-            assert "nested" in error["message"] or "recursion" in error["message"]
+            assert "nested" in error["message"] or "arrays and objects" in error["message"]
 
 
 async def test_bodies_of_very_many_parts() -> None:
@@ -114,7 +227,7 @@ async def test_bodies_of_very_many_parts() -> None:
         body = b'{"prompt": "x", "nested": [' + b"{}," * 250_000 + b"{}]}"
         response = await server.http.post("/v1/completions", content=body)
         assert response.status_code == 400
-        assert "more than 200000 arrays and objects" in response.json()["error"]["message"]
+        assert "more than 65536 arrays and objects" in response.json()["error"]["message"]
 
 
 async def test_a_template_of_ones_own_is_refused() -> None:

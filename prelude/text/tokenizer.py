@@ -15,6 +15,8 @@ from prelude.text.chat_template import ChatTemplate, Message
 from prelude.text.files import chat_templates, eos_token_ids, read_json, special_tokens
 from prelude.text.vocabulary import Vocabulary
 
+_MANY_IDS = 1024
+
 
 class Tokenizer:
     """Made by ``Tokenizer.load``. Safe to use from several threads.
@@ -85,7 +87,11 @@ class Tokenizer:
         return ids
 
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
-        text: str = self.backend.decode(list(ids), skip_special_tokens=skip_special_tokens)
+        listed = list(ids)
+        if len(listed) > _MANY_IDS:  # of a batch, for only that releases the GIL
+            texts: list[str] = self.backend.decode_batch([listed], skip_special_tokens)
+            return texts[0]
+        text: str = self.backend.decode(listed, skip_special_tokens=skip_special_tokens)
         return text
 
     def token_bytes(self, token_id: int) -> bytes:

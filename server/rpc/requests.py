@@ -57,8 +57,11 @@ async def generation_of(
             raise unsupported(name, "not supported; leave it out")
     if request.extra_mm_inputs:
         raise unsupported("extra_mm_inputs", "not supported; leave it out")
+    _check_counts(request.sampling_params, services.engine().vocab_size)
     fields = _fields(request)
     context = principal.context(services.engine().max_len)
+    if fields.truncate_prompt_tokens is None:  # before a list is made of them
+        check_fits(len(request.tokenized.input_ids), context, "input")
     ids = truncated(await _prompt(request, services), fields, context)
     if not ids:
         raise invalid("input", "must not be empty")
@@ -71,11 +74,11 @@ async def generation_of(
 
 def embedding_of(request: pb.EmbedRequest, services: Services, principal: Principal) -> list[int]:
     """Token ids to embed. Raises ``ApiError``."""
-    ids = list(request.tokenized.input_ids)
-    if not ids:
+    found = request.tokenized.input_ids
+    if not found:
         raise invalid("tokenized.input_ids", "must not be empty")
-    check_fits(len(ids), principal.context(services.engine().max_len), "tokenized.input_ids")
-    return ids
+    check_fits(len(found), principal.context(services.engine().max_len), "tokenized.input_ids")
+    return list(found)
 
 
 async def _prompt(request: pb.GenerateRequest, services: Services) -> list[int]:
@@ -83,6 +86,13 @@ async def _prompt(request: pb.GenerateRequest, services: Services) -> list[int]:
         return list(request.tokenized.input_ids)
     text = request.text
     return await off_loop(len(text), lambda: services.tokenizer.encode(text, True))
+
+
+def _check_counts(said: pb.SamplingParams, vocab_size: int) -> None:
+    """Before anything is made of them: looking at millions would hold up everybody else."""
+    for name, most in (("stop_token_ids", vocab_size), ("logit_bias", vocab_size), ("stop", 32)):
+        if (count := len(getattr(said, name))) > most:
+            raise invalid(name, f"has {count} items, and may have {most}", code="array_too_long")
 
 
 def _fields(request: pb.GenerateRequest) -> CompletionRequest:
@@ -108,9 +118,10 @@ def _constraint(said: pb.SamplingParams, services: Services) -> Constraint | Non
     if name not in _CONSTRAINTS:
         raise unsupported(name, "not supported; leave it out")
     text = "" if name == "json_object" else getattr(said, name)
+    limit_kib = services.config.server.limits.max_schema_kib
+    size = said.choice.ByteSize() if name == "choice" else len(text.encode())
+    if size > limit_kib * 1024:
+        raise invalid(name, f"is larger than {limit_kib:g} KiB")
     if name == "choice":
         text = json.dumps(list(said.choice.choices))
-    limit_kib = services.config.server.limits.max_schema_kib
-    if len(text.encode()) > limit_kib * 1024:
-        raise invalid(name, f"is larger than {limit_kib:g} KiB")
     return Constraint(_CONSTRAINTS[name], text, field=name)
