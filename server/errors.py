@@ -225,11 +225,19 @@ async def on_http_error(request: Request, error: Exception) -> Response:
     """Starlette's own refusals: unknown paths and methods."""
     assert isinstance(error, HTTPException)
     message = {
-        404: f"there is nothing at {request.url.path}",
+        404: f"there is nothing at {request.url.path}{_meant(request)}",
         405: f"{request.method} is not allowed at {request.url.path}",
     }.get(error.status_code, error.detail)
     found = ApiError(error.status_code, message, headers=error.headers)
     return error_response(request.url.path, found)
+
+
+def _meant(request: Request) -> str:
+    """Clients add their path to an address that has no ``/v1``, or has one too many."""
+    path = request.url.path
+    known = {getattr(route, "path", None) for route in request.app.routes}
+    tries = (f"/v1{path}", f"/v1{path.rpartition('/v1')[2]}")
+    return next((f"; did you mean {one}?" for one in tries if one in known), "")
 
 
 async def on_engine_dead(request: Request, error: Exception) -> Response:

@@ -89,6 +89,9 @@ async def test_unknown_paths_and_methods_are_shaped_like_other_errors() -> None:
         missing = await server.http.get("/v1/nothing")
         assert missing.status_code == 404
         assert missing.json()["error"]["message"] == "there is nothing at /v1/nothing"
+        for path in ("/chat/completions", "/v1/v1/chat/completions", "/api/v1/chat/completions"):
+            message = (await server.http.post(path)).json()["error"]["message"]
+            assert message == f"there is nothing at {path}; did you mean /v1/chat/completions?"
         wrong = await server.http.get("/v1/completions")
         assert wrong.status_code == 405
         assert wrong.json()["error"]["type"] == "invalid_request_error"
