@@ -36,7 +36,7 @@ def serve(config: Config) -> int:
     with ExitStack() as stack:
         sockets = [stack.enter_context(one) for one in _listening(config.server)]
         runner = stack.enter_context(asyncio.Runner(loop_factory=_new_loop))
-        return runner.run(_serve(config, *sockets))
+        return runner.run(_until_told(config, *sockets))
 
 
 def _listening(config: ServerConfig) -> Iterator[AbstractContextManager[socket.socket]]:
@@ -48,9 +48,35 @@ def _listening(config: ServerConfig) -> Iterator[AbstractContextManager[socket.s
         yield open_socket(config.admin.host, config.admin.port, key="server.admin.port")
 
 
+async def _until_told(config: Config, *sockets: socket.socket) -> int:
+    """SIGTERM that the server does not hear, before it listens and while the engine ends after it,
+    gives up what is under way: no engine is left behind."""
+    serving, loop = asyncio.Event(), asyncio.get_running_loop()
+    work = asyncio.create_task(_serve(config, serving, *sockets))
+    is_told = False
+
+    def end() -> None:
+        nonlocal is_told
+        if not serving.is_set():
+            is_told = True
+            work.cancel()
+
+    loop.add_signal_handler(signal.SIGTERM, end)
+    try:
+        return await work
+    except asyncio.CancelledError:
+        if not is_told:
+            raise
+        return 0
+
+
 async def _serve(
-    config: Config, server_socket: socket.socket, admin_socket: socket.socket | None = None
+    config: Config,
+    serving: asyncio.Event,
+    server_socket: socket.socket,
+    admin_socket: socket.socket | None = None,
 ) -> int:
+    """``serving`` is set while the server handles signals itself."""
     client = start_engine(config)
     # Imported while the engine's process starts: they take as long as a third of its own imports.
     from prelude.server.app import build_app
@@ -67,9 +93,11 @@ async def _serve(
         watcher = asyncio.create_task(_watch(client, server, place))
         notifier = asyncio.create_task(keep_notified(client, app.state.services.lifecycle))
         grpc_server = await _start_grpc(app.state.services)
+        serving.set()
         try:
             await server.serve([server_socket])
         finally:
+            serving.clear()
             if grpc_server is not None:
                 await grpc_server.stop()
         watcher.cancel()

@@ -56,6 +56,17 @@ def test_an_aborted_request_is_written_down_too(tmp_path: Path) -> None:
     assert (ended.finish_reason, ended.num_output, ended.first_token_s) == ("abort", 0, None)
 
 
+def test_a_full_disk_ends_the_log_and_not_the_engine(caplog: pytest.LogCaptureFixture) -> None:
+    log = StepLog(Path("/dev/full"))
+    core = make_core(log=log)
+    core.add(request([1, 2], uid=1, max_tokens=4))
+    events = [event for _ in range(8) for event in core.step()]
+    assert events[-1].finish_reason == "length"
+    assert len(list(log)) > 1
+    assert caplog.text.count("the step log ends here: [Errno 28] No space left") == 1
+    core.close()
+
+
 def test_without_a_file_only_steps_are_kept() -> None:
     log = StepLog()
     core = make_core(log=log)

@@ -1,5 +1,6 @@
 """The process: socket, tokenizer, readiness, signals, drain, and what it must not import."""
 
+import asyncio
 import os
 import signal
 import socket
@@ -13,6 +14,7 @@ import httpx
 import pytest
 
 from prelude.conf.schema import Config
+from prelude.server import main
 from prelude.server.http_server import DrainingServer, make_server
 from prelude.server.listen import open_socket
 from tests.fakes import scripted_client, some_info
@@ -176,3 +178,52 @@ async def test_signals_are_counted_and_never_raised_again() -> None:
     await client.close()
     assert transport.closed
     assert some_info().max_len
+
+
+@pytest.mark.parametrize("is_serving", [False, True])
+async def test_a_signal_that_nobody_listens_to_ends_what_is_under_way(
+    is_serving: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, heard = asyncio.Event(), asyncio.Event()
+    freed: list[bool] = []
+
+    async def work(config: Config, serving: asyncio.Event) -> int:
+        try:
+            if is_serving:
+                serving.set()
+            begun.set()
+            await heard.wait()
+            return 7
+        finally:
+            freed.append(True)
+
+    monkeypatch.setattr(main, "_serve", work)
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        task = asyncio.create_task(main._until_told(Config()))
+        await begun.wait()
+        os.kill(os.getpid(), signal.SIGTERM)
+        if is_serving:
+            await asyncio.sleep(0)
+            heard.set()
+        assert await task == (7 if is_serving else 0)
+    finally:
+        asyncio.get_running_loop().remove_signal_handler(signal.SIGTERM)
+        signal.signal(signal.SIGTERM, before)
+    assert freed == [True]
+
+
+async def test_whoever_gives_it_up_in_another_way_hears_of_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def work(config: Config, serving: asyncio.Event) -> int:
+        await asyncio.Event().wait()
+        return 0
+
+    monkeypatch.setattr(main, "_serve", work)
+    task = asyncio.create_task(main._until_told(Config()))
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    asyncio.get_running_loop().remove_signal_handler(signal.SIGTERM)

@@ -7,7 +7,7 @@ import multiprocessing as mp
 import os
 import signal
 import time
-from threading import Event
+from threading import Event, Thread
 
 import msgspec
 import zmq
@@ -27,6 +27,8 @@ from prelude.types.wire import (
 )
 
 logger = logging.getLogger(__name__)
+
+_ORPHAN_S = 2.0  # in which the loop ends by itself
 
 
 class ZmqChannel:
@@ -85,6 +87,7 @@ def engine_main(config: Config, to_engine: str, from_engine: str) -> None:
     faulthandler.enable()  # what it did when it crashed, and on demand when it hangs
     faulthandler.register(signal.SIGUSR1, all_threads=True)
     configure_logging(config.log.level, config.log.format.value)
+    Thread(target=_end_with_parent, daemon=True).start()
     channel = ZmqChannel(to_engine, from_engine)
     code = 1
     try:
@@ -101,6 +104,14 @@ def engine_main(config: Config, to_engine: str, from_engine: str) -> None:
     # Compile workers and OpenMP threads must not keep a finished engine alive.
     logging.shutdown()
     os._exit(code)
+
+
+def _end_with_parent() -> None:
+    """The loop notices by itself, but not while the engine is built, or when a step hangs."""
+    if (parent := mp.parent_process()) is not None:
+        parent.join()
+        time.sleep(_ORPHAN_S)
+        os._exit(1)
 
 
 def _run(config: Config, channel: ZmqChannel) -> None:

@@ -2,6 +2,7 @@
 the simulator's validation and bug reports all read it, so it says what was asked for, what was
 planned, what it cost and what memory looked like."""
 
+import logging
 from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,8 @@ import msgspec
 from prelude.batcher.ledger import Ledger
 from prelude.batcher.sequence import Sequence
 from prelude.types.plan import Plan, StepOutput
+
+logger = logging.getLogger(__name__)
 
 STEP_LOG_VERSION = 2
 
@@ -155,7 +158,12 @@ class StepLog:
 
     def _write(self, record: Record) -> None:
         if self._file:
-            self._file.write(self._encoder.encode(record) + b"\n")
+            try:
+                self._file.write(self._encoder.encode(record) + b"\n")
+            except OSError as error:  # a full disk is no reason to end
+                logger.error("the step log ends here: %s", error)
+                self.close()
+                self._file = None
 
     def close(self) -> None:
         if self._file:
