@@ -118,7 +118,9 @@ class BoundedProtocol(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         cycle = self.cycle
-        if cycle is None or cycle.response_complete or not cycle.response_started:
+        is_quiet = cycle is None or cycle.response_complete or not cycle.response_started
+        # While requests wait in line, an earlier one's answer may have begun.
+        if is_quiet and not self.pipeline:
             self.transport.write(_response(error))
         self.transport.close()
 

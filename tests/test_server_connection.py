@@ -192,3 +192,23 @@ async def test_requests_one_after_the_other_on_one_connection() -> None:
             (size,) = [int(n.split()[1]) for n in head.splitlines() if b"content-length" in n]
             await raw.reader.readexactly(size)
         raw.writer.close()
+
+
+async def test_no_refusal_stands_in_the_middle_of_an_earlier_answer() -> None:
+    """Requests may be sent before the ones before them are answered, and so may garbage."""
+    from tests.server_harness import Engine, Gate
+
+    gate = Gate()
+    async with serving(Engine(gate=gate)) as server:
+        body = b'{"prompt": "x", "stream": true}'
+        first = HEAD.replace(b"/tokenize", b"/v1/completions")
+        raw = await (await Raw.to(server)).send(
+            first + b"content-length: %d\r\n\r\n" % len(body) + body
+        )
+        gate.allow(3)
+        assert b"200 OK" in await raw.reader.readuntil(b"data: ")
+        await raw.send(b"GET /health/live HTTP/1.1\r\nhost: localhost\r\n\r\n\x00 garbage\r\n\r\n")
+        assert b"HTTP/1.1" not in await raw.reader.read()
+        gate.open()
+        await server.until(lambda: server.services.lifecycle.num_open == 0)
+        raw.writer.close()
