@@ -88,9 +88,9 @@ def test_the_tightest_target_of_those_that_decode_counts(name: ServiceClass) -> 
 @pytest.mark.parametrize(
     ("waited_s", "cost_ms", "budget_ms"),
     [
-        (0.0, 10.0, 21.0),  # what they wait is no more than the target
+        (0.0, 7.0, 21.0),  # what they wait is no more than the target
         (0.05, 1.0, 50.0),
-        (0.0, 15.0, 30.0),  # two prompts of 15 ms
+        (0.0, 15.0, 36.0),  # two prompts of 15 ms, and the streams
         (9.0, 1.0, 63.0),
     ],
 )
@@ -101,6 +101,7 @@ def test_steps_are_longer_while_fast_prompts_queue(
     view = View(running=streams(5), waiting=waiting, now_s=9.0)
     assert plan(view).budget_ms == pytest.approx(budget_ms)
     assert plan(view, rules(off="stretch")).budget_ms == 21.0
+    assert plan(view, rules(idle_ms=30.0)).budget_ms == min(max(budget_ms, 21.0), 30.0)
     view.num_free_slots = 0  # nobody is served by a longer step
     assert plan(view).budget_ms == 21.0
 
@@ -108,6 +109,23 @@ def test_steps_are_longer_while_fast_prompts_queue(
 def test_documents_do_not_make_steps_longer() -> None:
     waiting = [prompt(10, 300, "doc", cost_ms=300.0)]
     assert plan(View(running=streams(5), waiting=waiting, now_s=9.0)).budget_ms == 21.0
+
+
+def test_documents_keep_their_share_once_they_are_owed_a_target() -> None:
+    view = View(
+        running=[*streams(5), partial(18, 500, 100)],
+        waiting=[prompt(20 + n, 30, cost_ms=30.0) for n in range(5)],
+    )
+    state, got = PolicyState(), []
+    for _ in range(12):
+        step, state = decide(view, state, config(rules(off="stretch")))
+        got.append(rows(step).get(18, (0, 0))[1])
+    assert got == [0] * 7 + [3] * 5  # 15 ms of each step are for prompts, a fifth of it theirs
+    view.waiting = []
+    _, state = decide(view, state, config(rules(off="stretch")))
+    assert 0.0 < state.owed_ms < 21.0
+    view.running = streams(5)
+    assert decide(view, state)[1].owed_ms == 0.0
 
 
 def test_without_a_budget_only_tokens_bound_a_step() -> None:

@@ -53,15 +53,16 @@ def class_aware(
     deep_ms = _deep_ms(step, has_short=has_short, has_long=has_long)
     served = max(step.decodes_within(turns, deep_ms), 1)
     step.decode(turns[:served])
+    owed_ms = state.owed_ms if has_long else 0.0
     if has_prompts:
-        _prefill(step, room, has_both=has_short and has_long)
+        owed_ms = _prefill(step, room, owed_ms, has_both=has_short and has_long)
     rest = [seq for seq in turns[served:] if seq.seq_id not in step.gone]
     extra = step.decodes_within(rest, step.budget_ms) if rest else 0
     step.decode(rest[:extra])
     is_easy = step.ms_with(0) <= _EASY * step.budget_ms
     step.is_settled = not has_prompts and extra == len(rest) and is_easy
     last = next((seq for seq in reversed(turns) if seq.seq_id in step.picks), None)
-    return step.plan(), PolicyState(rotor=last.seq_id if last else state.rotor)
+    return step.plan(), PolicyState(rotor=last.seq_id if last else state.rotor, owed_ms=owed_ms)
 
 
 def _has_prompts(step: Composer, room: Room) -> tuple[bool, bool]:
@@ -84,24 +85,24 @@ def _budget_ms(step: Composer, *, has_short: bool, has_long: bool) -> float:
     if not rules.use.budget:
         return inf
     target_ms = _target_ms(step)
-    if has_short and rules.use.stretch:
-        target_ms = _stretched_ms(step, target_ms)
     has_deep = any(seq.service_class == "deep" for seq in step.decoding)
     promised = rules.deep_share if has_deep else 0.0
     if has_short or has_long:
         promised += _PROMPT_QUANTUM
-    return max(target_ms, step.ms_with(0) + promised * target_ms)
+    budget_ms = max(target_ms, step.ms_with(0) + promised * target_ms)
+    if has_short and rules.use.stretch:
+        budget_ms = max(budget_ms, min(_queue_ms(step), _MAX_STRETCH * target_ms, rules.idle_ms))
+    return budget_ms
 
 
-def _stretched_ms(step: Composer, target_ms: float) -> float:
-    """Longer steps compute prompts at a better price. While newcomers queue, streams may wait for
-    a token as long as these do, or as it takes to compute them all, within limits."""
+def _queue_ms(step: Composer) -> float:
+    """Longer steps may compute prompts at a better price. While newcomers queue, streams may wait
+    for a token as long as these do, or as it takes to compute them all."""
     line = list(islice(_free(step.view.line("fast")), _MAX_SCAN))
     if not line:
-        return target_ms
+        return 0.0
     waited_ms = 1e3 * (step.view.now_s - min([seq.queued_s for seq in line]))
-    queue_ms = max(waited_ms, sum([seq.cost_ms for seq in line]))
-    return max(target_ms, min(queue_ms, _MAX_STRETCH * target_ms))
+    return max(waited_ms, step.ms_with(0) + sum([seq.cost_ms for seq in line]))
 
 
 def _target_ms(step: Composer) -> float:
@@ -133,24 +134,33 @@ def _deep_ms(step: Composer, *, has_short: bool, has_long: bool) -> float:
     return min(step.ms_with(0) + share * budget_ms, budget_ms - kept * _target_ms(step))
 
 
-def _prefill(step: Composer, room: Room, *, has_both: bool) -> None:
-    """Short prompts first, as far as the long ones keep their share; then these, then short ones
-    again. Before all of them come those at the head of a line that have waited too long, or
-    fast ones could take every slot that is free. The first to get a chunk gets ``min_chunk``
-    tokens whatever time is left, so that prompts always move."""
-    at_least = step.config.min_chunk
-    prompt_share = step.config.rules.prompt_share
-    if not step.config.rules.use.interleave:
+def _prefill(step: Composer, room: Room, owed_ms: float, *, has_both: bool) -> float:
+    """Short prompts first, then long ones, then short ones again. Long ones are owed their share of
+    the time; once they are owed a whole target, they keep it in each step. Before all of them come
+    those at the head of a line that have waited too long, or fast ones could take every slot that
+    is free. The first to get a chunk gets ``min_chunk`` tokens whatever time is left, so that
+    prompts always move. Returns what long ones are owed now."""
+    rules, at_least = step.config.rules, step.config.min_chunk
+    begun_ms, most_ms = step.ms_with(0), _target_ms(step) if step.decoding else 0.0
+    kept = rules.prompt_share if has_both and owed_ms >= most_ms else 0.0
+    if not rules.use.interleave:
         at_least = _fill(step, room, step.prefilling, at_least)
+    late_ms = step.ms_with(0)
     if has_both and (late := [seq for seq in _heads(step) if _is_late(step, seq)]):
-        step.share(prompt_share)
+        step.share(rules.prompt_share)
         at_least = _fill(step, room, late, at_least)
-    step.share(1.0 - prompt_share if has_both else 1.0)
+    short_ms = step.ms_with(0)
+    step.share(1.0 - kept)
     at_least = _fill(step, room, _short(step, room), at_least)
+    long_ms = step.ms_with(0)
     step.share(1.0)
     at_least = _fill(step, room, _long(step, room), at_least)
+    end_ms = step.ms_with(0)
     if has_both:
         _fill(step, room, _short(step, room), at_least)
+    got_ms = short_ms - late_ms + end_ms - long_ms
+    due_ms = rules.prompt_share * (step.ms_with(0) - begun_ms)
+    return min(max(owed_ms + due_ms - got_ms, 0.0), most_ms)
 
 
 def _is_short(step: Composer, seq: SequenceView) -> bool:

@@ -142,10 +142,12 @@ class ScheduleConfig:
 @dataclass(frozen=True, slots=True)
 class PolicyState:
     """What a policy remembers between steps. ``bypassed`` says of waiting sequences that
-    were overtaken for lack of memory how often; ``rotor`` is who had the last turn."""
+    were overtaken for lack of memory how often; ``rotor`` is who had the last turn; ``owed_ms``
+    what long prompts lack of their share."""
 
     bypassed: Mapping[int, int] = field(default_factory=dict)
     rotor: int = -1
+    owed_ms: float = 0.0
 
 
 class Policy(Protocol):
