@@ -7,7 +7,7 @@ import msgspec
 
 from prelude.server.extras import Extras
 from prelude.server.generation import Generation
-from prelude.server.reply import Envelope, with_timings
+from prelude.server.reply import Envelope
 from prelude.server.tally import Timings
 from prelude.text.logprobs import LogprobEntry
 from prelude.text.message import Message, MessageDelta, ToolCallDelta, joined
@@ -71,15 +71,14 @@ class ChatReply:
         if delta.stop_reason is not None:
             tail += b',"stop_reason":' + _encode(delta.stop_reason)
         chunk = self._chunk(delta.index, b"{}", tail)
-        return with_timings(chunk, None if self._include_usage else timings)
+        return self._envelope.ended(chunk, None if self._include_usage else timings)
 
     def usage(self) -> bytes:
         return self._envelope.usage_chunk(self._generation) if self._include_usage else b""
 
     def body(self, answers: Sequence[Sequence[MessageDelta]]) -> dict[str, Any]:
         choices = [self._choice(index, joined(deltas)) for index, deltas in enumerate(answers)]
-        head = self._envelope.head(self._envelope.body_object)
-        return {**head, "choices": choices, **self._extras.of_prompt(0)}
+        return {**self._envelope.body_head(), "choices": choices, **self._extras.of_prompt(0)}
 
     def _chunk(self, index: int, delta: bytes, tail: bytes) -> bytes:
         suffix = self._extras.suffix()

@@ -16,7 +16,7 @@ from prelude.server.hints import hints_of
 from prelude.server.legacy_logprobs import Row, legacy_logprobs, output_row
 from prelude.server.prompts import check_fits, encode_prompts, truncated
 from prelude.server.protocol import CompletionRequest
-from prelude.server.reply import Envelope, respond, wants_usage, with_timings
+from prelude.server.reply import Envelope, respond, wants_usage
 from prelude.server.sampling import sampling_params
 from prelude.server.services import read_body, services_of
 from prelude.server.tally import Timings
@@ -29,15 +29,14 @@ _encode = msgspec.json.encode
 async def completions(request: Request) -> Response:
     arrival_s = time.monotonic()
     services = services_of(request)
-    body = services.fields.decode(await read_body(request), CompletionRequest)
+    body = await services.fields.read(await read_body(request), CompletionRequest)
     services.check_model(body.model)
     context = request.state.principal.context(services.engine().max_len)
     include_usage = wants_usage(body)
     check_extras(request, body)
     hints = hints_of(body, request.headers, services.config.batcher.policy)
-    prompts = await encode_prompts(
-        services.tokenizer, body, limit=services.config.batcher.max_waiting // max(body.n or 1, 1)
-    )
+    limit = services.config.batcher.max_waiting // max(body.n or 1, 1)
+    prompts = await encode_prompts(services.tokenizer, body, limit, context)
     prompts = [_truncated(text, ids, body, context) for text, ids in prompts]
     params = [
         sampling_params(body, services.defaults, check_fits(len(ids), context, "prompt"))
@@ -111,14 +110,14 @@ class CompletionReply:
         if delta.stop_reason is not None and not self._prompt_only:
             tail += b',"stop_reason":' + _encode(delta.stop_reason)
         chunk = self._first_chunk(delta.index) + self._chunk(delta.index, "", [], tail)
-        return with_timings(chunk, None if self._include_usage else timings)
+        return self._envelope.ended(chunk, None if self._include_usage else timings)
 
     def usage(self) -> bytes:
         return self._envelope.usage_chunk(self._generation) if self._include_usage else b""
 
     def body(self, answers: Sequence[Sequence[TextDelta]]) -> dict[str, Any]:
         choices = [self._choice(index, deltas) for index, deltas in enumerate(answers)]
-        return {**self._envelope.head(self._envelope.body_object), "choices": choices}
+        return {**self._envelope.body_head(), "choices": choices}
 
     def _choice(self, index: int, deltas: Sequence[TextDelta]) -> dict[str, Any]:
         if self._prompt_only:

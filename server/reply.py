@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, replace
+from hashlib import blake2b
 from typing import Any, Protocol, TypeVar
 
 import msgspec
@@ -11,6 +12,7 @@ from prometheus_client import Counter
 from starlette.requests import Request
 from starlette.responses import Response
 
+import prelude
 from prelude.server.errors import CLIENT_CLOSED, ApiError, invalid
 from prelude.server.generation import Generation
 from prelude.server.protocol import GenerationFields
@@ -55,13 +57,14 @@ class Reply(Protocol[D_contra]):
 
 @dataclass(frozen=True, slots=True)
 class Envelope:
-    """What every chunk and the whole answer share."""
+    """What every chunk and the whole answer share; ``system_fingerprint`` is for the last chunk."""
 
     request_id: str
     model: str
     created: int
     chunk_object: str
     body_object: str
+    system_fingerprint: str
     service_tier: str | None = None
 
     @classmethod
@@ -69,7 +72,8 @@ class Envelope:
         cls, request: Request, services: Services, prefix: str, chunk_object: str, body_object: str
     ) -> "Envelope":
         request_id = f"{prefix}-{request.state.request_id}"
-        return cls(request_id, services.model_name, int(time.time()), chunk_object, body_object)
+        created, fingerprint = int(time.time()), _fingerprint(services)
+        return cls(request_id, services.model_name, created, chunk_object, body_object, fingerprint)
 
     def with_tier(self, service_tier: str) -> "Envelope":
         return replace(self, service_tier=service_tier)
@@ -82,11 +86,23 @@ class Envelope:
     def usage_chunk(self, generation: Generation) -> bytes:
         body = {
             **self.head(self.chunk_object),
+            "system_fingerprint": self.system_fingerprint,
             "choices": [],
             "usage": generation.usage().body(),
             "timings": generation.timings(),
         }
         return b"data: " + msgspec.json.encode(body) + b"\n\n"
+
+    def ended(self, chunk: bytes, timings: Timings | None) -> bytes:
+        """A request's last chunk, with ``timings`` where they are told there."""
+        if timings is None:
+            return chunk
+        told = {"system_fingerprint": self.system_fingerprint, "timings": timings}
+        return chunk.removesuffix(b"}\n\n") + b"," + msgspec.json.encode(told)[1:] + b"\n\n"
+
+    def body_head(self) -> dict[str, Any]:
+        """The beginning of a whole answer."""
+        return self.head(self.body_object) | {"system_fingerprint": self.system_fingerprint}
 
     def head(self, kind: str) -> dict[str, Any]:
         head: dict[str, Any] = {
@@ -98,11 +114,13 @@ class Envelope:
         return head if self.service_tier is None else {**head, "service_tier": self.service_tier}
 
 
-def with_timings(chunk: bytes, timings: Timings | None) -> bytes:
-    """A request's last chunk, with ``timings`` where they are told there."""
-    if timings is None:
-        return chunk
-    return chunk.removesuffix(b"}\n\n") + b',"timings":' + msgspec.json.encode(timings) + b"}\n\n"
+def _fingerprint(services: Services) -> str:
+    """Of all that an answer depends on beside its request. Where it is the same, so is what a seed
+    or temperature 0 gives, as far as it can be: to the bit if it ends in ``-invariant``."""
+    info, is_invariant = services.client.info, services.config.runner.batch_invariant
+    what = (info.model_path, info.device, info.dtype, info.weights) if info is not None else ()
+    digest = blake2b(repr((prelude.__version__, what, is_invariant)).encode(), digest_size=5)
+    return f"fp_{digest.hexdigest()}" + "-invariant" * is_invariant
 
 
 def wants_usage(body: GenerationFields) -> bool:

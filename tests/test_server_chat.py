@@ -71,6 +71,9 @@ async def test_stream_of_chunks() -> None:
         assert reasons_of(events) == {0: "stop"}
         assert chunks[-1]["choices"][0]["delta"] == {}
         assert chunks[-1]["timings"]["ttft_ms"] > 0
+        whole = (await server.chat()).json()
+        assert chunks[-1]["system_fingerprint"] == whole["system_fingerprint"]
+        assert all("system_fingerprint" not in chunk for chunk in chunks[:-1])
         same = [
             {key: chunk[key] for key in ("id", "object", "created", "model")} for chunk in chunks
         ]
@@ -89,8 +92,21 @@ async def test_usage_comes_last_and_only_when_asked_for() -> None:
             "prompt_tokens_details": {"cached_tokens": 0}
         }
         assert last["timings"]["total_ms"] > 0
+        assert last["system_fingerprint"].startswith("fp_")
+        assert "system_fingerprint" not in events[-3]
         plain = await server.chat_events(stream_options={"include_usage": False})
         assert all("usage" not in event for event in plain[:-1])
+
+
+async def test_the_fingerprint_says_whether_answers_repeat_to_the_bit() -> None:
+    async def fingerprint(is_invariant: bool) -> str:
+        config = test_config()
+        config.runner.batch_invariant = is_invariant
+        async with serving(config=config) as server:
+            return str((await server.complete()).json()["system_fingerprint"])
+
+    assert (await fingerprint(True)).endswith("-invariant")
+    assert not (await fingerprint(False)).endswith("-invariant")
 
 
 async def test_several_choices() -> None:

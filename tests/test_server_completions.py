@@ -77,6 +77,19 @@ async def test_choices_are_numbered_prompt_by_prompt(stream: bool, prompt: Any, 
         assert numbered == [f"{echo}The quick " for echo in echoes for _ in range(2)]
 
 
+@pytest.mark.parametrize("stream", [False, True])
+async def test_choices_are_those_of_their_prompt(stream: bool) -> None:
+    async with serving(Engine(model=lambda context: context[0])) as server:
+        body = {"prompt": [[5], [6], [7]], "n": 2, "max_tokens": 2}
+        if stream:
+            texts = texts_of(await server.events(PATH, body))
+        else:
+            choices = (await server.complete(**body)).json()["choices"]
+            texts = {choice["index"]: choice["text"] for choice in choices}
+        said = [byte_level().decode([first, first]) for first in (5, 5, 6, 6, 7, 7)]
+        assert texts == dict(enumerate(said))
+
+
 async def test_usage_sums_over_prompts() -> None:
     async with serving() as server:
         body = (await server.complete(prompt=[[5, 6], [7]], max_tokens=3, n=2)).json()

@@ -90,11 +90,12 @@ def test_bounds_are_those_that_are_checked(field: str) -> None:
     bounds = NUMBERS.get(field, {})
 
     def is_taken(value: float) -> bool:
+        fields: dict[str, Any] = {field: value}
         try:
             if field.endswith("deadline_ms"):
-                Hints(**{field: value})
+                Hints(**fields)
             else:
-                completion(**{field: value})
+                completion(**fields)
         except (ValueError, ApiError):
             return False
         return True
