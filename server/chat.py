@@ -74,7 +74,7 @@ async def begin_chat(
     services.check_model(body.model)
     context = request.state.principal.context(services.engine().max_len)
     hints = hints_of(body, request.headers, services.config.batcher.policy)
-    prompt_ids = truncated(await encode_chat(services.tokenizer, body), body, context)
+    prompt_ids = truncated(await encode_chat(services.tokenizer, body, context), body, context)
     form = AnswerForm.of(body, services.dialect, prompt_ids, reasons=hints.reasoning != "none")
     room = check_fits(len(form.prompt_ids), context, "messages")
     params = form.constrained(sampling_params(body, services.defaults, room))

@@ -79,8 +79,7 @@ async def prompts_of(
     engine = services.engine()
     check_embeds(engine)
     limit, context = services.config.batcher.max_waiting, principal.context(engine.max_len)
-    special = body.add_special_tokens is not False
-    found = await encode_texts(services.tokenizer, body.input, "input", limit, special=special)
+    found = await encode_texts(services.tokenizer, body.input, "input", limit, body, context)
     prompts = [truncated(ids, body, context) for _, ids in found]
     for ids in prompts:
         check_fits(len(ids), context, "input")

@@ -16,6 +16,7 @@ from prelude.server.nesting import is_deeper, shape_of
 from prelude.server.protocol import (
     ChatRequest,
     CompletionRequest,
+    EmbeddingRequest,
     GenerationFields,
     RequestFields,
     TokenizeRequest,
@@ -50,13 +51,18 @@ async def off_loop(size: int, function: Callable[[], T]) -> T:
         raise from_value_error(error) from error
 
 
-async def encode_chat(tokenizer: Tokenizer, body: ChatRequest | TokenizeRequest) -> list[int]:
-    """The prompt of a conversation. Raises ``ApiError`` naming the field at fault."""
+async def encode_chat(
+    tokenizer: Tokenizer, body: ChatRequest | TokenizeRequest, context: int | None = None
+) -> list[int]:
+    """The prompt of a conversation. Raises ``ApiError`` naming the field at fault, also where it
+    cannot fit a ``context`` of so many tokens."""
     size = size_of(body.messages, body.tools, body.chat_template_kwargs)
-    return await off_loop(size, lambda: _encoded_chat(tokenizer, body))
+    return await off_loop(size, lambda: _encoded_chat(tokenizer, body, context))
 
 
-def _encoded_chat(tokenizer: Tokenizer, body: ChatRequest | TokenizeRequest) -> list[int]:
+def _encoded_chat(
+    tokenizer: Tokenizer, body: ChatRequest | TokenizeRequest, context: int | None = None
+) -> list[int]:
     assert body.messages is not None
     budget = _Budget()
     messages = [_message(message, n, tokenizer, budget) for n, message in enumerate(body.messages)]
@@ -72,41 +78,57 @@ def _encoded_chat(tokenizer: Tokenizer, body: ChatRequest | TokenizeRequest) -> 
     if not tokenizer.template_mentions("tools"):
         messages, tools = in_words(messages, tools or ()), None
     prompt = body.add_generation_prompt
-    return tokenizer.encode_chat(
+    text = tokenizer.render_chat(
         messages,
         add_generation_prompt=not continues if prompt is None else prompt,
         continue_final_message=continues,
         tools=tools,
         template_kwargs=variables,
     )
+    check_length(tokenizer, text, None if _is_cut(body) else context, "messages")
+    return tokenizer.encode(text, add_special_tokens=False)
 
 
 async def encode_prompts(
-    tokenizer: Tokenizer, body: CompletionRequest, limit: int
+    tokenizer: Tokenizer, body: CompletionRequest, limit: int, context: int | None = None
 ) -> list[tuple[str | None, list[int]]]:
     """Of a completion request; see ``encode_texts``."""
-    special = body.add_special_tokens is not False
-    return await encode_texts(tokenizer, body.prompt, "prompt", limit, special=special)
+    return await encode_texts(tokenizer, body.prompt, "prompt", limit, body, context)
 
 
 async def encode_texts(
-    tokenizer: Tokenizer, texts: str | list[Any], field: str, limit: int, *, special: bool
+    tokenizer: Tokenizer,
+    texts: str | list[Any],
+    field: str,
+    limit: int,
+    body: CompletionRequest | EmbeddingRequest,
+    context: int | None = None,
 ) -> list[tuple[str | None, list[int]]]:
     """Every prompt as (its text, where it was text; its ids): one string, one list of ids, or a
-    list of up to ``limit`` of either, from the request's ``field``. Raises ``ApiError``."""
+    list of up to ``limit`` of either, from the ``field`` of ``body``. Raises ``ApiError``, also for
+    one that cannot fit a ``context`` of so many tokens."""
+    special, room = body.add_special_tokens is not False, None if _is_cut(body) else context
     return await off_loop(
-        size_of(texts), lambda: _encoded_texts(tokenizer, texts, field, limit, special)
+        size_of(texts), lambda: _encoded_texts(tokenizer, texts, field, limit, special, room)
     )
 
 
 def _encoded_texts(
-    tokenizer: Tokenizer, texts: str | list[Any], field: str, limit: int, special: bool
+    tokenizer: Tokenizer,
+    texts: str | list[Any],
+    field: str,
+    limit: int,
+    special: bool,
+    context: int | None,
 ) -> list[tuple[str | None, list[int]]]:
     if isinstance(texts, list) and len(texts) > limit and type(texts[0]) is not int:
         raise invalid(field, f"{len(texts)} prompts are more than the queue holds ({limit})")
     prompts = _prompts(texts, field)
     if len(prompts) > limit:
         raise invalid(field, f"{len(prompts)} prompts are more than the queue holds ({limit})")
+    for _, prompt in prompts:
+        if isinstance(prompt, str):
+            check_length(tokenizer, prompt, context, field)
     found = [_encoded(tokenizer, param, prompt, special) for param, prompt in prompts]
     for (param, _), (_, ids) in zip(prompts, found, strict=True):
         if not ids:
@@ -128,6 +150,23 @@ def truncated(ids: list[int], fields: RequestFields, max_len: int) -> list[int]:
     if count < 1:
         raise invalid("truncate_prompt_tokens", "must be at least 1, or -1 for what fits")
     return ids[-count:]
+
+
+def _is_cut(body: RequestFields | TokenizeRequest) -> bool:
+    return isinstance(body, RequestFields) and body.truncate_prompt_tokens is not None
+
+
+def check_length(tokenizer: Tokenizer, text: str, context: int | None, param: str) -> None:
+    """Before a text is tokenized, for seconds if it is long. Raises ``ApiError``."""
+    most = None if context is None else tokenizer.max_chars(context)
+    if most is not None and len(text) > most:
+        raise ApiError(
+            400,
+            f"{param}: the prompt has {len(text)} characters, and the model's context of {context} "
+            f"tokens never holds more than {most}; shorten the prompt",
+            param=param,
+            code="context_length_exceeded",
+        )
 
 
 def check_fits(num_prompt: int, max_len: int, param: str) -> int:

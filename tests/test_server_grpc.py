@@ -230,3 +230,12 @@ def test_errors_are_no_longer_than_trailers_may_be(letter: str) -> None:
     in_base64 = status.ByteSize() * 4 // 3
     assert in_base64 + len(quote(status.message)) < 7 * 1024
     assert status_of(ApiError(400, "short")).message == "short"
+
+
+async def test_lists_that_are_longer_than_anything_could_want() -> None:
+    async with calling() as (_, _, stub):
+        size = byte_level().vocab_size
+        for name, value in (("stop_token_ids", [1] * (size + 1)), ("stop", ["a"] * 33)):
+            code, found = await refused(stub.Generate(said(**{name: value})))
+            assert code is grpc.StatusCode.INVALID_ARGUMENT
+            assert found["BadRequest"].field_violations[0].field == name

@@ -4,6 +4,8 @@ import threading
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from prelude.server.errors import ApiError
 from prelude.server.prompts import check_fits, encode_chat, encode_prompts, off_loop
@@ -194,3 +196,29 @@ async def test_arguments_are_nested_no_deeper_than_a_body() -> None:
     with pytest.raises(ApiError, match="nested more than 64 levels") as caught:
         await chat(USER, call)
     assert caught.value.param == "messages.1.tool_calls.0.function.arguments"
+
+
+@given(st.text() | st.text(alphabet="\u1100\u1161\u11a8e\u0301\u0323 a"))
+def test_no_text_is_longer_than_its_tokens_allow(text: str) -> None:
+    tokenizer = byte_level()
+    most = tokenizer.max_chars(len(tokenizer.encode(text, add_special_tokens=False)))
+    assert most is not None and len(text) <= most
+    assert metaspace().max_chars(1) is None  # it may drop spaces
+
+
+async def test_what_cannot_fit_is_not_even_tokenized(monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer, text = byte_level(), "x" * 5000
+    chat = ChatRequest(messages=[{"role": "user", "content": text}])
+    cut = CompletionRequest(prompt=text, truncate_prompt_tokens=5)
+    (_, ids), *_ = await encode_prompts(tokenizer, cut, 4, 10)
+    assert len(ids) > 10  # who wants the end alone gets it
+    monkeypatch.setattr(type(tokenizer), "encode", None)
+    for encoding, param in (
+        (encode_prompts(tokenizer, CompletionRequest(prompt=[text, "b"]), 4, 10), "prompt"),
+        (encode_chat(tokenizer, chat, 10), "messages"),
+    ):
+        with pytest.raises(
+            ApiError, match=r"characters, and the model's context of 10 tokens"
+        ) as e:
+            await encoding
+        assert (e.value.param, e.value.code) == (param, "context_length_exceeded")

@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any, Self
 
 import tokenizers
+import tokenizers.normalizers
 
 from prelude.text.chat_template import ChatTemplate, Message
 from prelude.text.files import chat_templates, eos_token_ids, read_json, special_tokens
 from prelude.text.vocabulary import Vocabulary
 
 _MANY_IDS = 1024
+_LOSSLESS = (type(None), tokenizers.normalizers.NFC)
 
 
 class Tokenizer:
@@ -85,6 +87,13 @@ class Tokenizer:
         (found,) = self.backend.encode_batch_fast([text], add_special_tokens=add_special_tokens)
         ids: list[int] = found.ids
         return ids
+
+    def max_chars(self, num_tokens: int) -> int | None:
+        """More characters cannot come to so few tokens, for each stands for some bytes: NFC leaves
+        as many bytes as there were characters, or more. None where anything may be dropped."""
+        if not self.vocabulary.byte_level or type(self.backend.normalizer) not in _LOSSLESS:
+            return None
+        return num_tokens * self.vocabulary.longest
 
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
         listed = list(ids)

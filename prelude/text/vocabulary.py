@@ -12,7 +12,8 @@ import tokenizers
 class Vocabulary:
     """``size`` is one more than the largest id; ``added_ids`` are those of tokens that stand beside
     the model's own vocabulary; ``byte_level`` says that decoding is nothing but
-    joining token bytes, which is what makes incremental decoding a table look-up."""
+    joining token bytes, which is what makes incremental decoding a table look-up; ``longest`` is
+    the number of bytes of the longest token."""
 
     def __init__(self, backend: tokenizers.Tokenizer) -> None:
         added = backend.get_added_tokens_decoder()
@@ -33,6 +34,8 @@ class Vocabulary:
                 self._bytes[i] = token.encode("utf-8")
             else:
                 self._bytes[i] = _from_pieces(token)
+
+        self.longest = max(map(len, self._bytes.values()), default=0)
 
     def __contains__(self, token_id: int) -> bool:
         return token_id in self._bytes

@@ -24,6 +24,7 @@ logger = logging.getLogger(__name__)
 
 _HEALTH_S = 0.25  # how late health may learn of an engine's end
 _END_S = 1.0  # for calls to be told, once their work has ended; who watches health never leaves
+_MAX_MESSAGE_BYTES = 4 * 2**20  # gRPC's own default: messages are read on the event loop
 _REFLECTION = "/grpc.reflection."
 _State = health_pb2.HealthCheckResponse.ServingStatus
 
@@ -41,7 +42,10 @@ class GrpcServer:
         self._server = grpc.aio.server(
             interceptors=[_ReflectionGuard(services)],
             options=[
-                ("grpc.max_receive_message_length", int(config.max_body_mib * 2**20)),
+                (
+                    "grpc.max_receive_message_length",
+                    min(int(config.max_body_mib * 2**20), _MAX_MESSAGE_BYTES),
+                ),
                 ("grpc.so_reuseport", 0),
             ],
             maximum_concurrent_rpcs=config.limits.max_connections,

@@ -12,7 +12,7 @@ from smg_grpc_proto.generated import vllm_engine_pb2 as pb
 
 from prelude.server.errors import invalid, unsupported
 from prelude.server.principal import Principal
-from prelude.server.prompts import check_fits, off_loop, truncated
+from prelude.server.prompts import check_fits, check_length, off_loop, truncated
 from prelude.server.protocol import CompletionRequest
 from prelude.server.sampling import sampling_params
 from prelude.server.services import Services
@@ -62,6 +62,7 @@ async def generation_of(
     context = principal.context(services.engine().max_len)
     if fields.truncate_prompt_tokens is None:  # before a list is made of them
         check_fits(len(request.tokenized.input_ids), context, "input")
+        check_length(services.tokenizer, request.text, context, "input")
     ids = truncated(await _prompt(request, services), fields, context)
     if not ids:
         raise invalid("input", "must not be empty")
