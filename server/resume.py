@@ -86,7 +86,9 @@ class Kept:
         self._keeper.forget(self)
 
     def _left(self, reader: int) -> None:
-        if reader == self._reader and self._timer is None:
+        if reader == self._reader and not self._sent:
+            self.end()  # who has seen no event has no id to come back with
+        elif reader == self._reader and self._timer is None:
             loop = asyncio.get_running_loop()
             self._timer = loop.call_later(self._keeper.wait_s, self.end)
 

@@ -321,6 +321,68 @@ async def test_a_refusal_counts_down_and_is_tried_again(page: Browser) -> None:
         assert await page.text(".text") == "Now."
 
 
+def cut(server: Harness) -> None:
+    """Every connection, without a word."""
+    for connection in list(server.server.server_state.connections):
+        connection.transport.abort()
+
+
+async def begun(page: Browser, server: Harness, gate: Gate) -> None:
+    """A question whose answer has begun, and does not go on."""
+    await opened(page, server)
+    await page.write("#prompt", "Hi" + ENTER)
+    gate.allow(7)
+    await page.until(
+        "document.querySelector('.turn:last-child .text')?.innerText.startsWith('One')"
+    )
+
+
+async def test_a_connection_that_breaks_is_taken_up_where_it_was(page: Browser) -> None:
+    gate, text = Gate(), "One two three four five six."
+    async with serving(saying(text, gate=gate)) as server:
+        await begun(page, server, gate)
+        await page.js("window.real = window.fetch, window.fetch = () => Promise.reject(new Error)")
+        cut(server)
+        await page.until("document.querySelector('.waiting')?.innerText.includes('Coming back')")
+        assert await page.js("document.querySelector('.answer').ariaBusy") == "true"
+        gate.open()
+        await page.js("window.fetch = window.real")
+        await page.until(DONE)
+        assert await page.text(".text") == text
+        assert await page.js("document.querySelector('.waiting, .problem')") is None
+        assert server.core is not None
+        assert server.core.stats().prompt_tokens < 100, "it was asked once"
+
+
+async def test_a_break_that_cannot_be_mended_says_so(page: Browser) -> None:
+    gate = Gate()
+    async with serving(saying("One two three four five six.", gate=gate)) as server:
+        await begun(page, server, gate)
+        for kept in list(server.services.keeper._streams.values()):
+            server.services.keeper.forget(kept)
+        cut(server)
+        await page.until("document.querySelector('.problem')")
+        problem = await page.text(".problem")
+        assert "The connection broke." in problem
+        assert "the rest is not kept any more" in problem
+        assert (await page.text(".text")).startswith("One")
+
+
+async def test_what_is_stopped_or_left_is_not_kept(page: Browser) -> None:
+    gate = Gate()
+    async with serving(saying("One two three four five six.", gate=gate)) as server:
+        for how in ("stop", "leave"):
+            await begun(page, server, gate)
+            assert len(server.services.keeper) == 1
+            if how == "stop":
+                await page.press(ESCAPE)
+            else:
+                await page.open("about:blank")
+            await server.until(lambda: not len(server.services.keeper))
+            await server.until(lambda: server.services.lifecycle.num_open == 0)
+            gate.allow(30)
+
+
 async def test_a_server_that_is_gone_is_said_in_words(page: Browser) -> None:
     async with serving() as server:
         await opened(page, server)

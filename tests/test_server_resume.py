@@ -292,6 +292,27 @@ async def test_a_lost_stream_is_aborted_when_its_time_is_up() -> None:
         assert len(transport.requests) == 1, "it was not answered anew"
 
 
+async def test_a_stream_that_its_client_gives_up_ends_at_once() -> None:
+    async with scripted() as (server, transport):
+        response, uid, last, _ = await begin(server, transport)
+        await response.aclose()
+        given_up = await resume(server, last, **{"x-prelude-resume": "0"})
+        assert (given_up.status_code, given_up.content) == (204, b"")
+        await until(lambda: Abort(uid) in transport.sent)
+        assert len(server.services.keeper) == server.services.lifecycle.num_open == 0
+        again = await resume(server, last, **{"x-prelude-resume": "0"})
+        assert again.status_code == 404
+
+
+async def test_who_leaves_before_the_first_event_ends_the_request() -> None:
+    async with scripted() as (server, transport):
+        task = asyncio.create_task(server.http.post(CHAT, json=HI | {"stream": True}, headers=ASK))
+        uid = (await transport.submitted()).uid
+        task.cancel()
+        await until(lambda: Abort(uid) in transport.sent)
+        assert len(server.services.keeper) == 0
+
+
 async def test_a_lost_stream_learns_that_its_engine_died() -> None:
     async with scripted() as (server, transport):
         response, _, last, _ = await begin(server, transport)

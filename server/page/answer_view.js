@@ -41,7 +41,7 @@ export class AnswerView {
   update() {
     const { answer } = this, { thought, text, thinking } = partsOf(answer);
     const isOpen = answer.state === "waiting" || answer.state === "streaming";
-    this.root.dataset.state = answer.state;
+    this.root.dataset.state = isOpen && answer.note ? "waiting" : answer.state;
     if (this.label) say(this.lane, `${this.label}: ${answer.settings ?? ""}`);
     this.root.setAttribute("aria-busy", String(isOpen));
     if (answer.tokens.length && !this.tokens.childElementCount) this.showsTokens = true;
@@ -49,7 +49,7 @@ export class AnswerView {
     this.markdown.show(text && isData(answer) ? `${FENCE}json\n${text}` : text);
     this.tokenView.show(answer.tokens);
     this.showForm();
-    if (answer.state === "waiting") this.showWaiting(answer.note ?? "");
+    if (isOpen && (answer.state === "waiting" || answer.note)) this.showWaiting(answer.note ?? "");
     else this.waiting?.remove();
     if (!isOpen) this.finish();
   }
@@ -64,7 +64,7 @@ export class AnswerView {
   showWaiting(note) {
     this.waiting ??= h("p", { class: "waiting" }, h("span"));
     say(this.waiting.firstChild, note);
-    if (!this.waiting.isConnected) this.body.prepend(this.waiting);
+    if (!this.waiting.isConnected) this.body.append(this.waiting);
   }
 
   showThought(thought, thinking) {

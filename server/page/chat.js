@@ -96,12 +96,16 @@ class Chat {
     answer.settings = this.panel.summary(lane);
     answer.system = settings.system;
     if (!this.status.isReady && !this.status.isLocked) await this.wait(answer, signal, changed);
+    const broken = (isBroken) => {
+      answer.note = isBroken ? "The connection broke. Coming back for the rest…" : "";
+      changed();
+    };
     for (let left = 2; ; left -= 1) {
       answer.request = requestFields(settings, this.status.model);
       const messages = withSystem(settings, messagesFor(talk, index, lane));
       const body = { ...answer.request, messages, stream: true, stream_options: { include_usage: true } };
       try {
-        for await (const chunk of chunks(body, { key: this.store.key, signal })) {
+        for await (const chunk of chunks(body, { key: this.store.key, signal, broken })) {
           applyChunk(answer, chunk);
           changed();
         }

@@ -62,7 +62,10 @@ $("compare").addEventListener("click", () => {
 $("fresh").addEventListener("click", () => chat.fresh());
 $("back").addEventListener("click", () => chat.back());
 $("unlock").addEventListener("click", () => chat.openKey());
-addEventListener("pagehide", () => chat.store.keepTalk(chat.talk));
+addEventListener("pagehide", () => {
+  chat.store.keepTalk(chat.talk);
+  chat.stop();
+});
 
 const TRIES = ["What can you do?", "How many r are in strawberry?", "What is 47 + 38?"];
 $("tries").append(...TRIES.map((text) => h("button", { type: "button", class: "try", onclick: () => chat.ask(text) }, text)));

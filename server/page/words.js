@@ -55,6 +55,10 @@ export function explain(error) {
   if (code === "cut") {
     return { ...base, title: "The connection broke.", text: "What had come until then is above." };
   }
+  if (code === "stream_not_found") {
+    const gone = "What had come until then is above; the rest is not kept any more.";
+    return { ...base, title: "The connection broke.", text: gone };
+  }
   if (status === 401) return { ...base, action: "key", title: "The server wants an API key." };
   if (status === 403) return { ...base, action: "key", title: "This key may not do that." };
   if (status === 429) return { ...base, title: "The server has too much to do, or you reached a limit." };

@@ -87,6 +87,76 @@ test("a server that is not there, and a reader who stopped", async () => {
   await assert.rejects(collect(async () => { throw aborter.signal.reason; }, { signal: aborter.signal }), { name: "AbortError" });
 });
 
+// Answers one connection after the other: texts, errors, or responses.
+function connections(...answers) {
+  const seen = [];
+  const fetcher = async (url, init) => {
+    seen.push(init.headers);
+    const answer = answers.shift();
+    if (answer instanceof Error) throw answer;
+    return answer instanceof Response ? answer : new Response(answer);
+  };
+  return { fetcher, seen };
+}
+
+const noPause = { pause: async () => {} };
+
+test("a connection that breaks is taken up where it was", async () => {
+  const { fetcher, seen } = connections(
+    'id: s-1\ndata: {"n":1}\n\nid: s-2\ndata: {"n":2}\n\nid: s-3\ndata: {"n":',
+    new TypeError("failed to fetch"),
+    new Response("bad gateway", { status: 502 }),
+    'id: s-3\ndata: {"n":3}\n\n',
+    'id: s-4\ndata: [DONE]\n\n',
+  );
+  const told = [], waits = [];
+  const found = await collect(fetcher, { broken: (is) => told.push(is), pause: async (ms) => waits.push(ms) });
+  assert.deepEqual(found, [{ n: 1 }, { n: 2 }, { n: 3 }]);
+  assert.deepEqual(seen.map((one) => one["last-event-id"]), [undefined, "s-2", "s-2", "s-2", "s-3"]);
+  assert.deepEqual(seen.map((one) => one["x-prelude-resume"]), ["1", undefined, undefined, undefined, undefined]);
+  assert.deepEqual(told, [true, true, true, false, true, false]);
+  assert.deepEqual(waits, [0, 500, 1000, 0]);
+});
+
+test("what cannot be taken up ends with the reason", async () => {
+  const once = 'id: s-1\ndata: {"n":1}\n\n';
+  const lost = new Response(JSON.stringify({ error: { message: "gone", code: "stream_not_found" } }), { status: 404 });
+  await assert.rejects(collect(connections(once, lost).fetcher, noPause), { code: "stream_not_found", status: 404 });
+  const never = connections(once, ...Array.from({ length: 9 }, () => new TypeError("failed")));
+  await assert.rejects(collect(never.fetcher, noPause), { code: "unreachable" });
+  assert.equal(never.seen.length, 8);
+  const plain = connections('data: {"n":1}\n\n', once);
+  await assert.rejects(collect(plain.fetcher, noPause), { code: "cut" });
+  assert.equal(plain.seen.length, 1, "without ids there is nothing to come back to");
+});
+
+test("who stops ends the answer at the server, once", async () => {
+  for (const [text, isTold] of [['id: s-1\ndata: {"n":1}\n\n', true], ['data: {"n":1}\n\n', false]]) {
+    const aborter = new AbortController();
+    const body = new ReadableStream({
+      start(controller) {
+        controller.enqueue(new TextEncoder().encode(text));
+        aborter.signal.addEventListener("abort", () => controller.error(aborter.signal.reason));
+      },
+    });
+    const { fetcher, seen } = connections(new Response(body), new Response(null, { status: 204 }));
+    const reading = chunks({}, { key: "k", fetcher, signal: aborter.signal });
+    await reading.next();
+    aborter.abort();
+    await assert.rejects(reading.next(), { name: "AbortError" });
+    const told = { "last-event-id": "s-1", "x-prelude-resume": "0", authorization: "Bearer k" };
+    assert.deepEqual(seen.slice(1), isTold ? [told] : []);
+  }
+});
+
+test("who stops while it waits to come back is not kept waiting", async () => {
+  const aborter = new AbortController();
+  const { fetcher, seen } = connections('id: s-1\ndata: {"n":1}\n\n', new TypeError("failed"), new Response(null));
+  const all = collect(fetcher, { signal: aborter.signal, broken: () => seen.length === 2 && queueMicrotask(() => aborter.abort()) });
+  await assert.rejects(all, { name: "AbortError" });
+  assert.equal(seen.at(-1)["x-prelude-resume"], "0");
+});
+
 test("the key is sent, and nothing without one", async () => {
   const seen = [];
   const fetcher = async (url, { headers }) => { seen.push(headers.authorization); return new Response("data: [DONE]\n\n"); };
