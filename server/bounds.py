@@ -24,6 +24,8 @@ _STOP_KIB = 16.0
 _TOOLS_TO_SCHEMA = 16  # tools have one schema each, and few of them are long
 _MESSAGES = ("messages", "input")
 _STOPS = ("stop", "stop_sequences")
+_NAMES = ("cache_salt", "model", "safety_identifier", "user")
+_NAME_KIB = 4.0  # they are hashed, or quoted, on the event loop
 _IDS = ("allowed_token_ids", "logit_bias", "stop_token_ids")
 _IDS_KIB = 2048.0  # all of the largest vocabularies
 _OBJECTS = re.compile(rb"\[\s*\{")  # not the token ids that an input of embeddings may be
@@ -69,6 +71,8 @@ class BodyBounds:
             _check_size(fields, name, self.max_schema_kib)
         for name in _STOPS:
             _check_size(fields, name, _STOP_KIB)
+        for name in _NAMES:
+            _check_size(fields, name, _NAME_KIB)
         for name in _IDS:
             _check_size(fields, name, _IDS_KIB)
 

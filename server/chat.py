@@ -73,8 +73,9 @@ async def begin_chat(
     services = services_of(request)
     services.check_model(body.model)
     context = request.state.principal.context(services.engine().max_len)
-    hints = hints_of(body, request.headers, services.config.batcher.policy)
     prompt_ids = truncated(await encode_chat(services.tokenizer, body, context), body, context)
+    # Now that its texts are not too long: they are looked at on the event loop.
+    hints = hints_of(body, request.headers, services.config.batcher.policy)
     form = AnswerForm.of(body, services.dialect, prompt_ids, reasons=hints.reasoning != "none")
     room = check_fits(len(form.prompt_ids), context, "messages")
     params = form.constrained(sampling_params(body, services.defaults, room))

@@ -72,6 +72,12 @@ def test_so_long_stop_strings() -> None:
     assert refusal(stop=["x" * 9000] * 2).param == "stop"
 
 
+@pytest.mark.parametrize("name", ["model", "user", "safety_identifier", "cache_salt"])
+def test_so_long_names(name: str) -> None:
+    check(SMALL, **{name: "x" * 4000})
+    assert refusal(**{name: "x" * 5000}).param == name
+
+
 @pytest.mark.parametrize("name", ["allowed_token_ids", "stop_token_ids"])
 def test_more_token_ids_than_there_are(name: str) -> None:
     """Looking at them one by one would hold up everybody else."""
