@@ -99,6 +99,8 @@ class Keyring:
             self._known = self._index(await asyncio.to_thread(self._read))
             logger.info("%s has changed: %d keys", self._path, len(self._known))
         except (OSError, ValueError) as error:
+            if isinstance(error, OSError):
+                self._stamp = None  # the file may be well, and the system short of something
             logger.error("the keys stay as they were: %s", error)
 
     def _look(self) -> _Stamp | None:

@@ -78,9 +78,11 @@ class Kept:
         return self._read(number, self._reader), partial(self._left, self._reader)
 
     def end(self) -> None:
-        """Nobody will come back. Idempotent."""
+        """Nobody will come back; who still follows is told no more. Idempotent."""
         if self._timer is not None:
             self._timer.cancel()
+        self._reader += 1
+        self._news.set()
         self._task.cancel()
         self._shrink(len(self._events))
         self._keeper.forget(self)

@@ -94,6 +94,25 @@ async def test_a_changed_file_is_read_again_within_a_second(tmp_path: Path) -> N
     assert (await ring.check("three")).name == "three"
 
 
+async def test_a_key_is_taken_back_though_the_system_was_short_of_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, clock = tmp_path / "keys.yaml", Clock()
+    write_keys(path, [entry("one")])
+    ring = keyring(path, clock=clock)
+    write_keys(path, [entry("two")])
+
+    def full(path: Path) -> None:
+        raise OSError(24, "Too many open files")
+
+    with monkeypatch.context() as broken:
+        broken.setattr("prelude.server.keys.read_keys", full)
+        clock.now_s += 1
+        assert (await ring.check("one")).name == "one"
+    clock.now_s += 1
+    assert "not known" in await reason(ring, "one")
+
+
 @pytest.mark.parametrize("broken", ["keys: [", "keys: [{name: x}]", None])
 async def test_a_file_that_cannot_be_read_changes_nothing(
     tmp_path: Path, broken: str | None, caplog: pytest.LogCaptureFixture

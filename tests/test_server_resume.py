@@ -200,6 +200,22 @@ async def test_a_failure_waits_for_its_reader(error: Exception) -> None:
     kept.end()
 
 
+async def test_who_still_follows_what_is_given_up_is_told_no_more() -> None:
+    source, keeper = Source(), Keeper(60.0, MIB)
+    kept = keep(keeper, source)
+    chunks, left = kept.follow(0)
+    source.say(b"data: 1\n\n")
+    assert await anext(chunks)
+    source.say(b"data: 2\n\n")
+    await until(lambda: source.taken == 2 and kept._last == 2)
+    kept.end()
+    with pytest.raises(StopAsyncIteration):
+        await anext(chunks)
+    left()
+    await until(lambda: source.is_ended and source.closed == 1)
+    assert (len(keeper), keeper.num_bytes) == (0, 0)
+
+
 async def test_nothing_is_kept_where_it_is_switched_off() -> None:
     source = Source()
     assert Keeper(0.0, MIB).keep("me", source(), source.close, error_event) is None
