@@ -32,8 +32,10 @@ class MessagesChat(ChatRequest, frozen=True, kw_only=True):
 def chat_request(body: CountTokensRequest) -> ChatRequest:
     """Raises ``ApiError`` naming the field, or the block of the messages, at fault."""
     choice, is_parallel = _choice(body.tool_choice)
+    messages = _messages(body)
     values: dict[str, Any] = {
-        "messages": _messages(body),
+        "messages": messages,
+        "continue_final_message": _is_begun(messages) or None,
         "tools": [_tool(tool, f"tools.{n}") for n, tool in enumerate(body.tools or ())] or None,
         "tool_choice": choice,
         "parallel_tool_calls": is_parallel,
@@ -68,6 +70,12 @@ def _messages(body: CountTokensRequest) -> list[dict[str, Any]]:
         read = _asked if role == "user" else _answered
         read(found, content, f"{where}.content")
     return found.messages
+
+
+def _is_begun(messages: list[dict[str, Any]]) -> bool:
+    """Whether the answer goes on with what the client has put into the assistant's mouth."""
+    last = messages[-1] if messages else {}
+    return last.get("role") == "assistant" and bool(last["content"]) and not last.get("tool_calls")
 
 
 def _asked(found: Conversation, blocks: list[Any], where: str) -> None:

@@ -89,6 +89,7 @@ RENAMED: Mapping[str, str] = {
     r"response_format\.json_schema": "output_config.format",
     "response_format": "output_config.format",
     r"messages\..*": "messages",
+    "continue_final_message": "messages",
     "stop": "stop_sequences",
     r"tools\.(\d+)\.function\.parameters": r"tools.\1.input_schema",
     r"tools\.(\d+)\.function": r"tools.\1",

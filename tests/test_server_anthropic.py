@@ -167,6 +167,17 @@ async def test_count_tokens() -> None:
         assert counted.input_tokens == made.usage.input_tokens
 
 
+async def test_an_answer_that_was_begun_goes_on() -> None:
+    begun: Any = [*HI, {"role": "assistant", "content": ANSWER[:9]}]
+    async with clients() as (_, client):
+        made = await client.messages.create(model="test-model", messages=begun, max_tokens=99)
+        (block,) = made.content
+        assert block.type == "text"
+        assert block.text == ANSWER[9:]
+        counted = await client.messages.count_tokens(model="test-model", messages=begun)
+        assert counted.input_tokens == made.usage.input_tokens
+
+
 async def test_errors_are_the_clients_own() -> None:
     async with clients() as (_, client):
         with pytest.raises(anthropic.NotFoundError):

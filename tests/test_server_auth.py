@@ -208,6 +208,24 @@ async def test_who_leaves_gives_back_what_was_reserved(tmp_path: Path) -> None:
         assert done.status_code == 200
 
 
+async def test_what_is_refused_does_not_count(tmp_path: Path) -> None:
+    async with guarded(tmp_path, entry("good", requests_per_min=1)) as server:
+        for path, body in (
+            ("/v1/chat/completions", {"messages": []}),
+            ("/v1/chat/completions", {**HI, "model": "another"}),
+            ("/v1/nothing", {}),
+        ):
+            response = await server.http.post(path, json=body, headers=bearer("good"))
+            assert response.status_code in (400, 404), path
+        told = []
+        for _ in range(2):
+            response = await server.http.post(
+                "/v1/chat/completions", json=HI, headers=bearer("good")
+            )
+            told.append(response.status_code)
+        assert told == [200, 429]
+
+
 async def test_the_openai_client(tmp_path: Path) -> None:
     keys = [entry("good"), entry("slow", requests_per_min=600)]
     async with guarded(tmp_path, *keys) as server:

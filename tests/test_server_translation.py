@@ -185,6 +185,21 @@ def test_blocks_of_one_turn_are_one_message() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("content", "goes_on"),
+    [
+        ("The answer is", True),
+        ([text("The answer is")], True),
+        ([], False),
+        ([text("Let me see"), {"type": "tool_use", "id": "c1", "name": "f", "input": {}}], False),
+    ],
+)
+def test_an_answer_that_was_begun_goes_on(content: Any, goes_on: bool) -> None:
+    hi, begun = {"role": "user", "content": "Hi"}, {"role": "assistant", "content": content}
+    assert bool(of_messages(hi, begun).continue_final_message) is goes_on
+    assert not of_messages(hi, begun, hi).continue_final_message
+
+
 def test_settings_of_a_message() -> None:
     schema = {"type": "object"}
     found = of_messages(
