@@ -235,7 +235,10 @@ def test_errors_are_no_longer_than_trailers_may_be(letter: str) -> None:
 async def test_lists_that_are_longer_than_anything_could_want() -> None:
     async with calling() as (_, _, stub):
         size = byte_level().vocab_size
-        for name, value in (("stop_token_ids", [1] * (size + 1)), ("stop", ["a"] * 33)):
-            code, found = await refused(stub.Generate(said(**{name: value})))
+        for name, request in (
+            ("stop_token_ids", said(stop_token_ids=[1] * (size + 1))),
+            ("stop", said(stop=["a"] * 33)),
+        ):
+            code, found = await refused(stub.Generate(request))
             assert code is grpc.StatusCode.INVALID_ARGUMENT
             assert found["BadRequest"].field_violations[0].field == name
