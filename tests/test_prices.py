@@ -64,6 +64,13 @@ def test_a_padded_launch_runs_all_of_its_bucket() -> None:
     assert Sums().plus(0, 20).padded(BucketKey("prefill", 32, 4)).sampled == 0
 
 
+@pytest.mark.parametrize("count", [0, 1, 2, 3, 5, 8, 11, 40])
+def test_a_curve_is_what_its_parts_add_up_to(count: int) -> None:
+    curve = Curve.of({2: 1.5, 4: 2.0, 8: 7.0, 10: 7.5})
+    assert curve.at(count) == pytest.approx(sum(p * curve.ms[i] for i, p in curve.parts(count)))
+    assert Curve().at(count) == 0.0
+
+
 def test_a_curve_needs_positive_counts_and_a_table_one_point() -> None:
     with pytest.raises(ValueError, match="positive"):
         Curve.of({0: 1.0})

@@ -58,6 +58,10 @@ class Composer:
     limits: tuple[float, int] | None = None  # milliseconds and tokens; known when asked for
     copies: Copies = field(init=False)
     _shared: tuple[float, Lanes] = field(init=False)
+    _priced: tuple[Lanes | None, float] = (
+        None,
+        0.0,
+    )  # the last that were, for they are asked again
 
     def __post_init__(self) -> None:
         self.copies = Copies(self.view, self.config)
@@ -91,7 +95,11 @@ class Composer:
 
     def price_ms(self, lanes: Lanes) -> float:
         """Price of a step of these launches, and of the copies there are so far."""
-        return self.copies.ms + sum([self._launch_ms(kind, sums) for kind, sums in lanes.items()])
+        priced, launches_ms = self._priced
+        if priced is not lanes:
+            launches_ms = sum([self._launch_ms(kind, sums) for kind, sums in lanes.items()])
+            self._priced = lanes, launches_ms
+        return self.copies.ms + launches_ms
 
     def chunk(self, seq: SequenceView, start: int, at_least: int = 0) -> int:
         """Most new tokens of ``seq`` from ``start`` that both limits still allow, but ``at_least``

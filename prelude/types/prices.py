@@ -105,8 +105,17 @@ class Curve:
         return cls(counts, tuple(points[count] for count in counts))
 
     def at(self, count: int) -> float:
-        ms = self.ms
-        return sum([share * ms[i] for i, share in self.parts(count)])
+        """What ``parts`` add up to, without making them: policies ask for little else."""
+        counts, ms = self.counts, self.ms
+        if not counts or count < 1:
+            return 0.0
+        i = bisect_left(counts, count)
+        if i == len(counts):
+            return ms[-1] * count / counts[-1]
+        if i == 0 or counts[i] == count:
+            return ms[i]
+        low = counts[i - 1]
+        return ms[i - 1] + (ms[i] - ms[i - 1]) * (count - low) / (counts[i] - low)
 
     def parts(self, count: int) -> Sequence[tuple[int, float]]:
         """The points that make up the value at ``count``, and how much of each."""
