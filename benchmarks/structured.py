@@ -1,20 +1,22 @@
 """What constrained answers cost: a grammar to compile, a mask for each token, a step of eight rows
 of which none, one or all are constrained. On one engine in this process, steps interleaved.
 
-    python benchmarks/structured.py [model] [steps]
+    python -m benchmarks.structured [--model demo] [--steps 400] [--output FILE]
 
 The roof of a mask is reading it once: a bit for each token of the vocabulary.
 """
 
+import argparse
 import json
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import numpy as np
 
+from prelude.bench.observer import Observer
 from prelude.conf.load import load_config
 from prelude.engine.build import build_engine
 from prelude.engine.core import EngineCore
@@ -52,8 +54,21 @@ TEXT = json.dumps({"title": "A list", "items": [{"name": "thing", "price": 1.5}]
 
 
 def main() -> None:
-    model = sys.argv[1] if len(sys.argv) > 1 else "demo"
-    num_steps = int(sys.argv[2]) if len(sys.argv) > 2 else 400
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", default="demo")
+    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--output", type=Path)
+    args = parser.parse_args()
+    observer = Observer(None)
+    result = _measure(args.model, args.steps)
+    environment = msgspec.to_builtins(observer.finish())
+    text = json.dumps({"environment": environment, **result}, indent=1)
+    print(text)
+    if args.output:
+        args.output.write_text(text + "\n")
+
+
+def _measure(model: str, num_steps: int) -> dict[str, object]:
     folder = resolve_model_path(model)
     tokenizer = Tokenizer.load(folder)
     core, info = build_engine(load_config({"model.path": model, "runner.max_seqs": ROWS}))
@@ -64,14 +79,13 @@ def main() -> None:
             taken += _steps_ms(core, tokenizer, num, num_steps // ROUNDS)
     steps = {f"{num} of {ROWS}": round(statistics.median(t), 3) for num, t in times.items()}
     core.close()
-    result = {
+    return {
         "model": info.model_name,
         "vocab_size": info.vocab_size,
         "masks": masks,
         "step_ms": steps,
         "roof": f"{4 * num_words(info.vocab_size)} bytes read per mask",
     }
-    print(json.dumps(result, indent=2))
 
 
 def _masks(folder: Path, tokenizer: Tokenizer, vocab_size: int) -> dict[str, float]:
