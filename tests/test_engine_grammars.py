@@ -13,6 +13,7 @@ from prelude.conf.schema import BatcherConfig, CacheConfig
 from prelude.engine.core import EngineCore
 from prelude.engine.grammars import Grammars
 from prelude.types.constraint import Constraint, ConstraintError, MatchEnd, SlowConstraintError
+from prelude.types.errors import REFUSAL_CODES
 from prelude.types.request import Request, SamplingParams, TokenEvent
 from prelude.types.service import Hints
 from tests.engines import VOCAB, CarefulRunner, Clock, request
@@ -258,7 +259,7 @@ def test_nobody_may_hold_more_room_than_is_left(monkeypatch: pytest.MonkeyPatch)
     refused = [bool(core.add(of("a", held("1", uid)))) for uid in range(6)]
     assert refused == [False] * 4 + [True] * 2
     assert [bool(core.add(of("b", held("2", 10 + n)))) for n in range(3)] == [False, False, True]
-    assert core._grammars.num_refused == 3
+    assert core.stats().refused[REFUSAL_CODES.index("queue_full")] == 3
     core.abort(0)
     assert not core.add(of("c", held("3", 20)))
     core.abort_all()

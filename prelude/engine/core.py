@@ -385,9 +385,9 @@ class EngineCore:
         self.profile.save(compiled=programs.ready == programs.total)
 
     def stats(self) -> EngineStats:
-        return self._gauges.stats(
-            self.runner.programs, self.profile.prices, self._admission.refused
-        )
+        queue_full, *others = self._admission.refused
+        refused = (queue_full + self._grammars.num_refused, *others)
+        return self._gauges.stats(self.runner.programs, self.profile.prices, refused)
 
     def close(self) -> None:
         self._grammars.close()
