@@ -45,8 +45,8 @@ class Operation:
     errors: tuple[int, ...] = ()
 
 
-_ASK = (400, 404, 413, 429, 503)  # of what the model has to do
-_READ = (400, 404, 413, 429)  # of what only reads a body
+_ASK = (400, 404, 413, 415, 429, 503)  # of what the model has to do
+_READ = (400, 404, 413, 415, 429)  # of what only reads a body
 
 OPERATIONS: Mapping[tuple[str, str], Operation] = {
     ("post", "/v1/chat/completions"): Operation(
@@ -127,6 +127,7 @@ _MEANINGS: Mapping[int, str] = {
     404: "nothing of that name",
     408: "the request did not arrive in time",
     413: "the body is too large",
+    415: "the body is compressed",
     429: "a limit is reached, or the queue is full: see retry-after",
     431: "the headers are too large",
     500: "a bug, whose traceback is in the server's log",

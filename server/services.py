@@ -84,7 +84,14 @@ def services_of(request: Request) -> Services:
 
 
 async def read_body(request: Request) -> bytes:
-    """The whole body, or a 413 before reading more than is allowed."""
+    """The whole body, or a 413 before reading more than is allowed; 415 for a compressed one, whose
+    size nobody knows before it is unpacked."""
+    if (coding := request.headers.get("content-encoding", "identity")).lower() != "identity":
+        raise ApiError(
+            415,
+            f"Content-Encoding: {coding} is not read; send the body as it is",
+            code="unsupported_encoding",
+        )
     limit_mib = services_of(request).config.server.max_body_mib
     limit = int(limit_mib * 2**20)
     size, pieces = 0, []

@@ -117,6 +117,20 @@ async def test_what_nobody_comes_back_for_is_given_up() -> None:
         keeper.find(kept.name, 1, "me")
 
 
+async def test_it_is_waited_for_as_long_as_was_said() -> None:
+    source, keeper, loop = Source(), Keeper(60.0, MIB), asyncio.get_running_loop()
+    kept = keep(keeper, source)
+    chunks, left = kept.follow(0)
+    source.say(b"data: 1\n\n")
+    await anext(chunks)
+    begun_s = loop.time()
+    left()
+    assert kept._timer is not None
+    assert begun_s + 60.0 <= kept._timer.when() <= loop.time() + 60.0
+    kept.end()
+    await until(lambda: source.closed)
+
+
 async def test_a_stream_given_up_before_it_began_is_closed_too() -> None:
     source, keeper = Source(), Keeper(60.0, MIB)
     keep(keeper, source).end()

@@ -113,6 +113,15 @@ async def test_large_bodies_are_refused_before_they_are_read() -> None:
         assert (await server.complete()).status_code == 200
 
 
+async def test_compressed_bodies_are_refused() -> None:
+    async with serving() as server:
+        for path in ("/v1/chat/completions", "/v1/messages", "/tokenize"):
+            packed = {"content-encoding": "gzip"}
+            response = await server.http.post(path, content=b"\x1f\x8b", headers=packed)
+            assert response.status_code == 415
+            assert "send the body as it is" in response.json()["error"]["message"]
+
+
 async def samples(server: Any) -> dict[str, float]:
     text = (await server.http.get("/metrics")).text
     found = re.findall(r"^(prelude_\S+) (\S+)$", text, re.MULTILINE)
