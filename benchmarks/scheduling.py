@@ -2,19 +2,19 @@
 
     python -m benchmarks.scheduling --cache runs/scheduling tune matrix simulate
 
-One engine in this process serves open-loop traffic under one policy after the other: the same
-trace for each, in turns that change from seed to seed, so that what disturbs the machine disturbs
-all. ``saturate`` measures what plain FCFS sustains, ``tune`` which FCFS is the best on a seed that
-is not compared (``choose`` the same in the simulator, on the prices that were learned), ``matrix``
-runs what is missing in the result, cell by cell, ``simulate`` repeats it in the simulator. The
-table is written by ``python -m benchmarks.scheduling_table``.
+Engines in this process, one for each policy, serve the same open-loop trace on clocks of their own,
+in turns of a quarter of a second: what disturbs the machine, or changes its speed, does so for all.
+``saturate`` measures what plain FCFS sustains, ``tune`` which FCFS is the best on a seed that is not
+compared (``choose`` the same in the simulator, on the prices that were learned), ``matrix`` runs
+what is missing in the result, cell by cell, ``simulate`` repeats it in the simulator. The table is
+written by ``python -m benchmarks.scheduling_table``.
 """
 
 import argparse
 import gc
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -37,11 +37,9 @@ from benchmarks.scheduling_cells import (
 from benchmarks.scheduling_engine import (
     Bench,
     Benches,
-    CpuClock,
-    WallClock,
     forget_prices,
 )
-from benchmarks.scheduling_play import Watch, Window, play, sustained
+from benchmarks.scheduling_play import Watch, Window, in_turns, playing, sustained
 from benchmarks.scheduling_record import (
     Document,
     Run,
@@ -114,9 +112,9 @@ class Session:
             self.saturate(known)
         return load * self.document.saturation[known]
 
-    def bench(self, regime: Regime) -> Bench:
+    def bench(self, regime: Regime, lane: int = 0) -> Bench:
         """Its model, with the prices of this session's first."""
-        bench = self.benches.of(regime)
+        bench = self.benches.of(regime, lane)
         if self.document.prices is None:
             self.learn_prices(bench)
         assert self.document.prices is not None
@@ -161,39 +159,47 @@ class Session:
         self.save()
         say(f"{name}: plain FCFS sustains {tok_s / mean_output:.2f} requests/s")
 
-    def run(self, name: str, load: float, seed: int, label: str, variant: Variant) -> Run:
-        """One policy on one trace."""
+    def runs(self, name: str, load: float, seed: int, variants: Mapping[str, Variant]) -> list[Run]:
+        """Policies on one trace, in turns."""
         rate = self.rate(name, load)
         regime = self.shorter(name) if seed == TUNING_SEED else self.regime(name)
-        bench = self.bench(regime)
-        found = trace(
-            regime,
-            variant,
-            rate=rate,
-            seed=seed,
-            vocab_size=bench.runner.vocab_size,
-            prices=self.prices_path,
-        )
-        watch = watch_of(found, regime)
-        core, policy = bench.core(regime, variant)
+        lanes = []
+        for number, variant in enumerate(variants.values()):
+            bench = self.bench(regime, number)
+            found = trace(
+                regime,
+                variant,
+                rate=rate,
+                seed=seed,
+                vocab_size=bench.runner.vocab_size,
+                prices=self.prices_path,
+            )
+            core, policy = bench.core(regime, variant)
+            clock, watch = bench.clock, watch_of(found, regime)
+            run = playing(core, found.requests, watch, clock=clock, sleep=clock.sleep)
+            lanes.append((run, clock, core, policy))
         gc.freeze()
         with others() as share:
-            played = play(core, found.requests, watch, clock=bench.clock, sleep=bench.clock.sleep)
+            played = in_turns([(run, clock) for run, clock, _, _ in lanes])
         gc.unfreeze()
-        run = run_of(
-            played,
-            core,
-            policy.us,
-            regime=name,
-            load=load,
-            seed=seed,
-            variant=label,
-            rate=rate,
-            at_s=time.time(),
-            others_cpu_share=share(),
-        )
-        say(line_of(run))
-        return run
+        runs = [
+            run_of(
+                one,
+                core,
+                policy.us,
+                regime=name,
+                load=load,
+                seed=seed,
+                variant=label,
+                rate=rate,
+                at_s=time.time(),
+                others_cpu_share=share(),
+            )
+            for label, one, (_, _, core, policy) in zip(variants, played, lanes, strict=True)
+        ]
+        for done in runs:
+            say(line_of(done))
+        return runs
 
 
 def watch_of(found: Trace, regime: Regime) -> Watch:
@@ -243,10 +249,8 @@ def tune(session: Session) -> None:
     their own."""
     document = session.document
     for regime in untuned(session):
-        found = []
-        for name, variant in TUNABLE.items():
-            run = session.run(regime, REGIMES[regime].loads[0], TUNING_SEED, name, variant)
-            found.append(Tried.of(run, name))
+        runs = session.runs(regime, REGIMES[regime].loads[0], TUNING_SEED, TUNABLE)
+        found = [Tried.of(run, run.variant) for run in runs]
         document.tried += found
         document.tuned[regime] = best(found, is_long=bool(REGIMES[regime].long_prompt)).name
         say(f"{regime}: tuned is {document.tuned[regime]}")
@@ -273,14 +277,14 @@ def matrix(session: Session) -> None:
             continue
         chosen = [v for v in variants if not session.args.variants or v in session.args.variants]
         for turn, seed in enumerate(session.args.seeds):
-            for label in rotated(chosen, turn):
-                if session.document.has((name, load, seed, label)):
-                    continue
-                if time.monotonic() > until_s:
-                    say("time is up")
-                    return
-                variant = session.variant(name, label)
-                session.document.runs.append(session.run(name, load, seed, label, variant))
+            has, key = session.document.has, (name, load, seed)
+            missing = [label for label in rotated(chosen, turn) if not has((*key, label))]
+            if time.monotonic() > until_s:
+                say("time is up")
+                return
+            if missing:
+                together = {label: session.variant(name, label) for label in missing}
+                session.document.runs += session.runs(*key, together)
                 session.save()
 
 
@@ -336,7 +340,6 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--loads", nargs="*", type=float, default=[])
     parser.add_argument("--variants", nargs="*", default=[])
     parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS))
-    parser.add_argument("--clock", choices=["wall", "cpu"], default="wall")
     parser.add_argument("--max-s", type=float, default=2700.0, help="then no run begins")
     parser.add_argument("--quick", action="store_true", help="40 requests a run, one seed")
     args = parser.parse_args(argv)
@@ -347,9 +350,8 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse(argv)
-    clock = WallClock() if args.clock == "wall" else CpuClock()
     args.cache.mkdir(parents=True, exist_ok=True)
-    session = Session(args, Benches(args.cache, clock), read(args.result))
+    session = Session(args, Benches(args.cache), read(args.result))
     forget_prices(args.cache)
     for part in args.parts:
         observer = Observer(None)

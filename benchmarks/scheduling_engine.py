@@ -1,17 +1,14 @@
-"""The engine under test: one model in this process, and a new core (queues, ledger, policy, prices)
-for every run of it.
-
-Time is the wall clock's, or this thread's own processor time, with idle time skipped: then other
-processes on the machine take nothing from what is measured but caches and memory bandwidth.
+"""The engines under test: models in this process, and a new core (queues, ledger, policy, prices)
+for every run of one. Those that are compared have one each, and take turns.
 """
 
 import gc
 import json
-import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from benchmarks.scheduling_cells import Regime, Variant, probation
+from benchmarks.scheduling_play import TurnClock
 from prelude.conf.load import load_config
 from prelude.conf.schema import CacheConfig, Config
 from prelude.engine.build import build_engine
@@ -30,39 +27,12 @@ NUM_BLOCKS, MAX_SEQS = 8193, 64
 
 
 @dataclass(slots=True)
-class WallClock:
-    """Seconds of the host's monotonic clock."""
-
-    def __call__(self) -> float:
-        return time.monotonic()
-
-    def sleep(self, seconds: float) -> None:
-        time.sleep(seconds)
-
-
-@dataclass(slots=True)
-class CpuClock:
-    """Seconds of this thread's processor time, and of idling, which takes none."""
-
-    idle_s: float = 0.0
-
-    def __call__(self) -> float:
-        return time.thread_time() + self.idle_s
-
-    def sleep(self, seconds: float) -> None:
-        self.idle_s += seconds
-
-
-BenchClock = WallClock | CpuClock
-
-
-@dataclass(slots=True)
 class BoundedRunner:
     """``inner`` with fewer blocks, timed by ``clock``. Steps are synchronous."""
 
     inner: Runner
     num_blocks: int
-    clock: BenchClock
+    clock: TurnClock
     depth: int = 1
 
     @property
@@ -117,7 +87,7 @@ class Bench:
     runner: Runner
     eos_ids: tuple[int, ...]
     prices: PriceTable
-    clock: BenchClock
+    clock: TurnClock
     is_warm: bool = False  # its prices have met real traffic
 
     def core(self, regime: Regime, variant: Variant) -> tuple[EngineCore, Timed]:
@@ -163,26 +133,24 @@ def bundled(cache_dir: Path, *, context: int | None = None) -> Config:
     return config
 
 
-def started(config: Config, clock: BenchClock) -> Bench:
+def started(config: Config) -> Bench:
     """Load, build, measure prices."""
     core, info = build_engine(config)
-    return Bench(core.runner, tuple(info.eos_ids), core.runner.prices, clock)
+    return Bench(core.runner, tuple(info.eos_ids), core.runner.prices, TurnClock())
 
 
 @dataclass(slots=True)
 class Benches:
-    """Models by context, loaded when they are needed."""
+    """Models by context and by lane, loaded when they are needed."""
 
     cache_dir: Path
-    clock: BenchClock
-    loaded: dict[int | None, Bench] = field(default_factory=dict)
+    loaded: dict[tuple[int | None, int], Bench] = field(default_factory=dict)
 
-    def of(self, regime: Regime) -> Bench:
+    def of(self, regime: Regime, lane: int = 0) -> Bench:
         context = LONG_CONTEXT if regime.long_prompt else None
-        if context not in self.loaded:
-            config = bundled(self.cache_dir, context=context)
-            self.loaded[context] = started(config, self.clock)
-        return self.loaded[context]
+        if (context, lane) not in self.loaded:
+            self.loaded[context, lane] = started(bundled(self.cache_dir, context=context))
+        return self.loaded[context, lane]
 
 
 def forget_prices(cache_dir: Path) -> None:

@@ -1,10 +1,11 @@
 """Open-loop traffic on a real engine in this process: requests are handed over when they are due,
-between two steps, as the engine's own loop does; there is nothing else on the way.
+between two steps, as the engine's own loop does; there is nothing else on the way. Several engines
+take turns, so that a machine whose speed changes changes it for all of them.
 """
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass, field
 from random import Random
 
@@ -16,6 +17,8 @@ from prelude.simulate.traffic import SimRequest
 from prelude.types.request import Request, TokenEvent
 
 FIRST_ID = 16  # below are the tokens of the chat template and the ends of sequences
+
+_SLICE_S = 0.25
 
 Clock = Callable[[], float]
 Sleep = Callable[[float], None]
@@ -40,6 +43,30 @@ def real_requests(
         )
         for request in requests
     ]
+
+
+class TurnClock:
+    """Seconds of one engine alone: it stands while others have their turn, and idling takes no
+    time. ``source`` are seconds of the host."""
+
+    def __init__(self, source: Clock = time.monotonic) -> None:
+        self._source = source
+        self._passed_s = 0.0
+        self._since_s: float | None = source()
+
+    def __call__(self) -> float:
+        running_s = 0.0 if self._since_s is None else self._source() - self._since_s
+        return self._passed_s + running_s
+
+    def sleep(self, seconds: float) -> None:
+        self._passed_s += seconds
+
+    def stop(self) -> None:
+        self._passed_s, self._since_s = self(), None
+
+    def go(self) -> None:
+        if self._since_s is None:
+            self._since_s = self._source()
 
 
 @dataclass(slots=True)
@@ -99,7 +126,10 @@ class Played:
     step_ms: Gaps = field(default_factory=Gaps)
 
 
-def play(
+Playing = Generator[None, None, Played]
+
+
+def playing(
     core: EngineCore,
     requests: Sequence[tuple[SimRequest, Request]],
     watch: Watch,
@@ -107,14 +137,15 @@ def play(
     clock: Clock = time.monotonic,
     sleep: Sleep = time.sleep,
     limit_s: float = 600.0,
-) -> Played:
-    """Until all requests that ``watch`` counts have ended; the others are cut off then. Raises
-    ``TimeoutError`` after ``limit_s``."""
+) -> Playing:
+    """Until all requests that ``watch`` counts have ended; the others are cut off then. Whoever
+    takes the next item lets it go on for a step. Raises ``TimeoutError`` after ``limit_s``."""
     played = Played(watch)
     due = deque(requests)
     open_uids = {request.uid for request, _ in requests if watch.counts(request.uid)}
     start_s = clock()
     while open_uids:
+        yield
         now_s = clock()
         if now_s - start_s > limit_s:
             core.abort_all()
@@ -132,6 +163,34 @@ def play(
     played.wall_s = clock() - start_s
     _cut_off(core)
     return played
+
+
+def in_turns(runs: Sequence[tuple[Playing, TurnClock]], slice_s: float = _SLICE_S) -> list[Played]:
+    """All of them to their ends, each for ``slice_s`` of its clock at a time."""
+    for _, clock in runs:
+        clock.stop()
+    played: dict[int, Played] = {}
+    while len(played) < len(runs):
+        for number, (run, clock) in enumerate(runs):
+            if number not in played and (end := _turn(run, clock, slice_s)) is not None:
+                played[number] = end
+    for _, clock in runs:
+        clock.go()
+    return [played[number] for number in range(len(runs))]
+
+
+def _turn(run: Playing, clock: TurnClock, slice_s: float) -> Played | None:
+    clock.go()
+    try:
+        until_s = clock() + slice_s
+        while clock() < until_s:
+            next(run)
+    except StopIteration as end:
+        found: Played = end.value
+        return found
+    finally:
+        clock.stop()
+    return None
 
 
 def _step(core: EngineCore, played: Played, clock: Clock, start_s: float) -> set[int]:

@@ -4,7 +4,7 @@ from typing import Any
 
 import msgspec
 
-from benchmarks.scheduling_play import Watch, Window, play, prompt_ids
+from benchmarks.scheduling_play import Played, Watch, Window, playing, prompt_ids
 from benchmarks.scheduling_record import Run, run_of
 from prelude.conf.schema import BatcherConfig, CacheConfig, Policy
 from prelude.engine.core import EngineCore
@@ -29,6 +29,17 @@ class FakeTime:
 
     def step(self, ms: float) -> None:
         self.now_s += ms / 1e3
+
+
+def play(*args: Any, **more: Any) -> Played:
+    """A run by itself."""
+    run = playing(*args, **more)
+    while True:
+        try:
+            next(run)
+        except StopIteration as end:
+            played: Played = end.value
+            return played
 
 
 def engine(clock: FakeTime, *, step_ms: float = 10.0, max_seqs: int = 4) -> EngineCore:

@@ -8,8 +8,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks import scheduling
-from benchmarks.scheduling_engine import BoundedRunner, CpuClock, bundled, forget_prices
-from benchmarks.scheduling_play import Played, play, prompt_ids, sustained
+from benchmarks.scheduling_engine import BoundedRunner, bundled, forget_prices
+from benchmarks.scheduling_play import (
+    Played,
+    TurnClock,
+    in_turns,
+    playing,
+    prompt_ids,
+    sustained,
+)
 from prelude.conf.schema import BatcherConfig, CacheConfig
 from prelude.engine.core import EngineCore
 from prelude.runner.fake import FakeRunner
@@ -17,7 +24,7 @@ from prelude.simulate.records import Gaps
 from prelude.types.plan import StepOutput
 from prelude.types.prices import flat_prices
 from prelude.types.request import Request, SamplingParams
-from tests.scheduling_runs import FakeTime, engine, pair, watch
+from tests.scheduling_runs import FakeTime, engine, pair, play, watch
 
 
 def test_requests_come_when_they_are_due_and_wait_for_the_step_under_way() -> None:
@@ -139,11 +146,33 @@ def test_another_policy_goes_first_with_every_seed() -> None:
     assert scheduling.rotated([], 2) == []
 
 
-def test_processor_time_counts_idling_and_nothing_of_others() -> None:
-    clock = CpuClock()
-    before = clock()
-    clock.sleep(100.0)
-    assert 100.0 <= clock() - before < 101.0
+def test_who_waits_for_its_turn_loses_no_time_and_idling_takes_none() -> None:
+    host = FakeTime()
+    clocks = [TurnClock(host), TurnClock(host)]
+    runs = []
+    for clock, step_ms in zip(clocks, (10.0, 20.0), strict=True):
+        runner = FakeRunner(prices=flat_prices(step_ms, 0.0), sleep=host.step)
+        core = EngineCore(
+            runner,
+            batcher=BatcherConfig(),
+            cache=CacheConfig(),
+            max_seqs=4,
+            eos_ids=(),
+            clock=clock,
+        )
+        requests = [pair(0, 0.0), pair(1, 5.0)]
+        runs.append(playing(core, requests, watch(0, 2), clock=clock, sleep=clock.sleep))
+    begun_s = host()
+    played = in_turns(list(zip(runs, clocks, strict=True)), slice_s=0.015)
+    assert host() - begun_s == pytest.approx(2 * 3 * 0.030)
+    for one, step_s in zip(played, (0.010, 0.020), strict=True):
+        lives = one.watch.lives
+        assert lives[0].end_s == pytest.approx(3 * step_s)
+        assert lives[1].end_s == pytest.approx(5.0 + 3 * step_s)
+        assert one.busy_s == pytest.approx(6 * step_s)
+    now_s = clocks[0]()
+    host.sleep(1.0)
+    assert clocks[0]() == pytest.approx(now_s + 1.0), "outside of turns it goes on"
 
 
 def test_a_bounded_runner_has_fewer_blocks_and_the_clocks_time() -> None:
