@@ -4,7 +4,7 @@
 
 Engines in this process, one for each policy, serve the same open-loop trace on clocks of their own,
 in turns of a quarter of a second: what disturbs the machine, or changes its speed, does so for all.
-``saturate`` measures what plain FCFS sustains, ``tune`` which FCFS is the best on a seed that is not
+``saturate`` measures what plain FCFS sustains, ``tune`` which FCFS is best on a seed that is not
 compared (``choose`` the same in the simulator, on the prices that were learned), ``matrix`` runs
 what is missing in the result, cell by cell, ``simulate`` repeats it in the simulator. The table is
 written by ``python -m benchmarks.scheduling_table``.
