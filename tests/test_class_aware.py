@@ -101,7 +101,6 @@ def test_steps_are_longer_while_fast_prompts_queue(
     view = View(running=streams(5), waiting=waiting, now_s=9.0)
     assert plan(view).budget_ms == pytest.approx(budget_ms)
     assert plan(view, rules(off="stretch")).budget_ms == 21.0
-    assert plan(view, rules(idle_ms=30.0)).budget_ms == min(max(budget_ms, 21.0), 30.0)
     view.num_free_slots = 0  # nobody is served by a longer step
     assert plan(view).budget_ms == 21.0
 

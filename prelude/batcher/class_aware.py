@@ -91,13 +91,14 @@ def _budget_ms(step: Composer, *, has_short: bool, has_long: bool) -> float:
         promised += _PROMPT_QUANTUM
     budget_ms = max(target_ms, step.ms_with(0) + promised * target_ms)
     if has_short and rules.use.stretch:
-        budget_ms = max(budget_ms, min(_queue_ms(step), _MAX_STRETCH * target_ms, rules.idle_ms))
+        budget_ms = max(budget_ms, min(_queue_ms(step), _MAX_STRETCH * target_ms))
     return budget_ms
 
 
 def _queue_ms(step: Composer) -> float:
-    """Longer steps may compute prompts at a better price. While newcomers queue, streams may wait
-    for a token as long as these do, or as it takes to compute them all."""
+    """Longer steps cost less of the host's time and compute prompts at a better price. While
+    newcomers queue, streams may wait for a token as long as these do, or as it takes to compute
+    them all."""
     line = list(islice(_free(step.view.line("fast")), _MAX_SCAN))
     if not line:
         return 0.0
