@@ -61,6 +61,7 @@ class World:
             "max_step_tokens": 512,
             "max_seqs": 64,
         }
+        world: World
         core = make_core(
             runner=runner,
             clock=clock,
