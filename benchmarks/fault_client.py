@@ -22,7 +22,8 @@ FAULTS: tuple[End, ...] = ("cut", "hung", "malformed")
 @dataclass(slots=True)
 class Reply:
     """What came back: ``end`` is how. An answer is complete; an error event ended a stream that had
-    begun; refused is a status of its own; left was we. Cut off, hung and malformed are faults."""
+    begun; refused is a status of its own; left was we. Cut off, hung and malformed are faults;
+    ``code`` is the server's, or how far one that hangs has come."""
 
     end: End
     status: int = 0
@@ -101,11 +102,13 @@ async def ask(
     """Send one request and read all that comes back; leave once ``leave_after`` events are here,
     0 being before the first; ``pause_s`` before each read makes a slow reader."""
     response = _Response()
+    stage = "connecting"
     writer = None
     try:
         async with asyncio.timeout(timeout_s):
             reader, writer = await connect(port, receive_bytes)
             writer.write(request)
+            stage = "unanswered"
             while not response.is_complete:
                 if leave_after is not None and _count(response) >= leave_after:
                     return Reply("left", response.status, events=_events(response))
@@ -115,8 +118,9 @@ async def ask(
                 if not data:
                     return Reply("cut", response.status, events=_events(response))
                 response.feed(data)
+                stage = "midway"
     except TimeoutError:
-        return Reply("hung", response.status, events=_events(response))
+        return Reply("hung", response.status, stage, _events(response))
     except OSError:
         return Reply("cut", response.status, events=_events(response))
     except httptools.HttpParserError:

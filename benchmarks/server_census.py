@@ -35,6 +35,17 @@ def holdings(pid: int) -> Holdings:
     )
 
 
+def accept_queue(pid: int, port: int) -> int:
+    """How many connections wait for the process that listens on ``port`` to accept them."""
+    wanted = f":{port:04X}"
+    with Path(f"/proc/{pid}/net/tcp").open() as lines:  # those that listen come first
+        for line in lines:
+            _, local, _, state, queues, *_ = line.split()
+            if state == "0A" and local.endswith(wanted):
+                return int(queues.partition(":")[2], 16)
+    raise LookupError(f"nobody listens on port {port}")
+
+
 def open_kinds(pid: int) -> dict[str, int]:
     """How many of its open files are sockets, pipes, devices and so on."""
     folder = Path(f"/proc/{pid}/fd")

@@ -21,14 +21,16 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
+import numpy as np
 
-from benchmarks.fault_client import Reply, Tally, ask, connect, judged_stream, render
+from benchmarks.fault_client import FAULTS, Reply, Tally, ask, connect, judged_stream, render
 from benchmarks.server_census import (
     USED,
     Holdings,
+    accept_queue,
     holdings,
     open_kinds,
     settled,
@@ -39,6 +41,7 @@ from prelude.bench.frontend import running_server
 from prelude.bench.observer import Observer
 
 CHAT = "/v1/chat/completions"
+LIVE = b"GET /health/live HTTP/1.1\r\nhost: 127.0.0.1:PORT\r\n\r\n"
 SAMPLE_S = 2.0
 MAX_GROWTH = 1.1
 PAUSE_S = 3.0
@@ -56,9 +59,19 @@ ARGUMENTS = (
 )
 
 
+class Look(NamedTuple):
+    """At one moment: how late this event loop was to look, in seconds, how many connections waited
+    to be accepted, and the seconds that an answer of ``/health/live`` took on a new one."""
+
+    lag_s: float
+    accept_queue: int
+    alive_s: float
+
+
 @dataclass(slots=True)
 class Soak:
-    """One run: ``end_s`` is when nobody begins anything any more, on the loop's clock."""
+    """One run: ``end_s`` is when nobody begins anything any more, on the loop's clock. ``faults``
+    are seconds of the run, kinds of visit, and how they ended."""
 
     port: int
     pid: int
@@ -66,6 +79,8 @@ class Soak:
     end_s: float
     tally: Tally = field(default_factory=Tally)
     samples: list[Holdings] = field(default_factory=list)
+    looks: list[Look] = field(default_factory=list)
+    faults: list[tuple[float, str, str]] = field(default_factory=list)
     num_open: int = 0
     max_open: int = 0
 
@@ -172,6 +187,7 @@ async def peer(soak: Soak) -> None:
     """One connection after the other, each for something else."""
     kinds, weights = list(BEHAVIOURS), list(BEHAVIOURS.values())
     loop = asyncio.get_running_loop()
+    begun_s = loop.time()
     while loop.time() < soak.end_s:
         (behaviour,) = soak.rng.choices(kinds, weights)
         soak.num_open += 1
@@ -183,11 +199,22 @@ async def peer(soak: Soak) -> None:
         finally:
             soak.num_open -= 1
         soak.tally.add(behaviour.__name__, reply)
+        if reply.end in FAULTS or reply.status == 408:
+            seconds = round(loop.time() - begun_s, 1)
+            soak.faults.append((seconds, behaviour.__name__, reply.key))
 
 
 async def sample(soak: Soak) -> None:
+    loop = asyncio.get_running_loop()
+    due_s = loop.time()
     while True:
+        lag_s = loop.time() - due_s
         soak.samples.append(holdings(soak.pid))
+        queue = accept_queue(soak.pid, soak.port)
+        asked_s = loop.time()
+        await ask(soak.port, LIVE.replace(b"PORT", b"%d" % soak.port))
+        soak.looks.append(Look(lag_s, queue, loop.time() - asked_s))
+        due_s = loop.time() + SAMPLE_S
         await asyncio.sleep(SAMPLE_S)
 
 
@@ -243,11 +270,22 @@ async def trial(
         "max_files": max(one.files for one in soak.samples),
         "ends": soak.tally.document(),
         "faults": soak.tally.num_faults,
+        "late": [list(one) for one in soak.faults[:200]],
+        "looks": looks(soak.looks),
         "rss_mib": [one.rss_mib for one in soak.samples[:: max(len(soak.samples) // 60, 1)]],
         "growth": growth([one.rss_mib for one in soak.samples]),
         "before": before,
         "after": after,
     }
+
+
+def looks(all_of_them: Sequence[Look]) -> dict[str, dict[str, float]]:
+    """Median, 99th percentile and maximum of each."""
+    found = {}
+    for name, values in zip(Look._fields, zip(*all_of_them, strict=True), strict=True):
+        p50, p99, most = np.quantile(values, [0.5, 0.99, 1.0])
+        found[name] = {"p50": round(p50, 4), "p99": round(p99, 4), "max": round(most, 4)}
+    return found
 
 
 def growth(rss_mib: Sequence[float]) -> float:

@@ -1,10 +1,12 @@
 """A server whose engine says what a test says, and requests of it."""
 
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
 import httpx
+import msgspec
 
 from prelude.types.wire import Ready
 from tests.fakes import ScriptedTransport, scripted_client, some_info
@@ -47,3 +49,16 @@ def error_of(body: bytes) -> dict[str, Any]:
 async def open_stream(server: Harness, **fields: Any) -> httpx.Response:
     request = server.http.build_request("POST", CHAT, json=HI | {"stream": True} | fields)
     return await server.http.send(request, stream=True)
+
+
+def silent_peer(server: Harness) -> socket.socket:
+    """It has asked for a stream, and reads nothing."""
+    host, port = server.url.removeprefix("http://").split(":")
+    peer = socket.socket()
+    peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    peer.connect((host, int(port)))
+    body = msgspec.json.encode(HI | {"stream": True})
+    head = f"POST {CHAT} HTTP/1.1\r\nhost: localhost\r\ncontent-length: {len(body)}\r\n\r\n"
+    peer.sendall(head.encode() + body)
+    peer.setblocking(False)
+    return peer

@@ -5,7 +5,6 @@ import os
 import resource
 import signal
 import tempfile
-import time
 from collections.abc import Iterator
 from multiprocessing import active_children
 from pathlib import Path
@@ -23,9 +22,9 @@ from tests.fakes import until
 FDS = Path("/proc/self/fd")
 
 
-def sleeps(config: Config, to_engine: str, from_engine: str) -> None:
+def says_nothing(config: Config, to_engine: str, from_engine: str) -> None:
     """An engine that never says anything."""
-    time.sleep(60)
+    signal.pause()
 
 
 def alive(pid: int) -> bool:
@@ -89,14 +88,14 @@ async def test_nothing_is_left_of_one_that_cannot_be_opened(
             ),
         )
     with pytest.raises(_Full):
-        ProcessTransport(Config(), sleeps)
+        ProcessTransport(Config(), says_nothing)
     assert [context.closed for context in contexts] == [True]
     assert len(pids) == (what == "reader")
     assert not any(map(alive, pids))
 
 
 async def test_a_death_is_heard_of_where_no_descriptor_is_left() -> None:
-    transport = ProcessTransport(Config(), sleeps)
+    transport = ProcessTransport(Config(), says_nothing)
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (3, before[1]))
@@ -111,7 +110,7 @@ async def test_a_death_is_heard_of_where_no_descriptor_is_left() -> None:
 
 async def test_one_that_is_frozen_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("prelude.client.process._JOIN_S", 0.2)
-    transport = ProcessTransport(Config(), sleeps)
+    transport = ProcessTransport(Config(), says_nothing)
     os.kill(transport.pid, signal.SIGSTOP)
     await transport.close(wait=True)
     assert not alive(transport.pid)
@@ -119,7 +118,7 @@ async def test_one_that_is_frozen_is_killed(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 async def test_closing_can_be_cut_short() -> None:
-    transport = ProcessTransport(Config(), sleeps)
+    transport = ProcessTransport(Config(), says_nothing)
     closing = asyncio.create_task(transport.close(wait=True))
     await asyncio.sleep(0)
     closing.cancel()

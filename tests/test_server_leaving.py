@@ -1,16 +1,14 @@
 """Clients that leave or stop reading, shutting down, and bugs: each request still ends once."""
 
 import asyncio
-import socket
 from typing import Any
 
-import msgspec
 import pytest
 
 from prelude.types.request import TokenEvent
 from prelude.types.wire import Abort
 from tests.fakes import until
-from tests.scripted_server import CHAT, HI, error_of, ids, open_stream, scripted
+from tests.scripted_server import error_of, ids, open_stream, scripted, silent_peer
 from tests.server_harness import ANSWER, Engine, Gate, parse_events, says, serving
 from tests.text_samples import byte_level
 
@@ -70,13 +68,7 @@ async def test_idle_streams_are_kept_alive() -> None:
 async def test_a_client_that_stops_reading_is_dropped() -> None:
     """A megabyte of text into a socket that nobody reads: the request is aborted, not buffered."""
     async with scripted(send_timeout_s=0.05) as (server, transport):
-        host, port = server.url.removeprefix("http://").split(":")
-        peer = socket.socket()
-        peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        peer.connect((host, int(port)))
-        body = msgspec.json.encode(HI | {"stream": True})
-        head = f"POST {CHAT} HTTP/1.1\r\nhost: localhost\r\ncontent-length: {len(body)}\r\n\r\n"
-        peer.sendall(head.encode() + body)
+        peer = silent_peer(server)
         uid = (await transport.submitted()).uid
         chunk = ids("word ") * 200
         while Abort(uid) not in transport.sent:

@@ -8,23 +8,10 @@ import msgspec
 from prelude.client.stream import Stream
 from prelude.types.request import TokenEvent
 from tests.fakes import until
-from tests.scripted_server import CHAT, HI, ids, scripted
+from tests.scripted_server import ids, scripted, silent_peer
 from tests.server_harness import Harness, parse_events
 
 WORDS = "word " * 50
-
-
-def silent_peer(server: Harness) -> socket.socket:
-    """It has asked for a stream, and reads nothing."""
-    host, port = server.url.removeprefix("http://").split(":")
-    peer = socket.socket()
-    peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-    peer.connect((host, int(port)))
-    body = msgspec.json.encode(HI | {"stream": True})
-    head = f"POST {CHAT} HTTP/1.1\r\nhost: localhost\r\ncontent-length: {len(body)}\r\n\r\n"
-    peer.sendall(head.encode() + body)
-    peer.setblocking(False)
-    return peer
 
 
 def stream_of(server: Harness, uid: int) -> Stream:
