@@ -158,7 +158,7 @@ def playing(
             open_uids -= {life.truth.uid for life in watch.events(refused, now_s - start_s)}
         if core.has_work:
             open_uids -= _step(core, played, clock, start_s)
-        elif due:
+        elif due and not core.learn():
             sleep(max(start_s + due[0][0].arrival_s - now_s, 0.0))
     played.wall_s = clock() - start_s
     _cut_off(core)

@@ -202,6 +202,7 @@ async def peer(soak: Soak) -> None:
         if reply.end in FAULTS or reply.status == 408:
             seconds = round(loop.time() - begun_s, 1)
             soak.faults.append((seconds, behaviour.__name__, reply.key))
+            print(f"{seconds} s: {behaviour.__name__}: {reply.key}", file=sys.stderr, flush=True)
 
 
 async def sample(soak: Soak) -> None:
@@ -239,6 +240,7 @@ async def at_rest(soak: Soak, census: Census) -> dict[str, Any]:
     """Of a server that everybody has left, for longer than it waits for anybody."""
     await asyncio.sleep(PAUSE_S + 2.0)
     gauges = await settled(soak.port)
+    await asyncio.sleep(1.0)  # that was a request too
     return {
         **await census.take(),
         **asdict(holdings(soak.pid)),
@@ -283,8 +285,8 @@ def looks(all_of_them: Sequence[Look]) -> dict[str, dict[str, float]]:
     """Median, 99th percentile and maximum of each."""
     found = {}
     for name, values in zip(Look._fields, zip(*all_of_them, strict=True), strict=True):
-        p50, p99, most = np.quantile(values, [0.5, 0.99, 1.0])
-        found[name] = {"p50": round(p50, 4), "p99": round(p99, 4), "max": round(most, 4)}
+        p50, p99, most = np.quantile(values, [0.5, 0.99, 1.0]).round(4).tolist()
+        found[name] = {"p50": p50, "p99": p99, "max": most}
     return found
 
 

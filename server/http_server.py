@@ -2,12 +2,15 @@
 
 import asyncio
 import socket
+from collections.abc import Callable
+from functools import partial
 from types import FrameType
 
 import uvicorn
 from starlette.applications import Starlette
 
 from prelude.conf.schema import Config
+from prelude.server.accept import Acceptor
 from prelude.server.admin import build_admin_app
 from prelude.server.app import operator_routes
 from prelude.server.connection import bounded
@@ -45,12 +48,21 @@ class DrainingServer(uvicorn.Server):
         self.should_exit = True
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
+        await super().startup([])
+        self.servers = [self._acceptor(one) for one in sockets or ()]  # type: ignore[misc]
         self._sampler = asyncio.create_task(self._live.run())
         if self._beside is not None:
             server, opened = self._beside
             # _serve is serve without signal handlers, which are this server's
             self._beside_task = asyncio.create_task(server._serve([opened]))
+
+    def _acceptor(self, listening: socket.socket) -> Acceptor:
+        made: Callable[..., asyncio.Protocol] = self.config.http_protocol_class
+        state = self.lifespan.state
+        protocol = partial(
+            made, config=self.config, server_state=self.server_state, app_state=state
+        )
+        return Acceptor(listening, protocol, self.config.ssl)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         await self._lifecycle.drain(self._drain_s)

@@ -12,6 +12,7 @@ from prelude.batcher.rules import Rules
 from prelude.batcher.view import PolicyState, PrefixHit, ScheduleConfig
 from prelude.conf.schema import ClassConfig
 from prelude.types.plan import Plan
+from prelude.types.prices import Curve, PriceTable
 from prelude.types.service import SERVICE_CLASSES, ServiceClass
 from tests.policies import PRICES, config, partial, prompt, rows, rules, stream, streams
 from tests.views import Seq, View
@@ -34,22 +35,32 @@ def test_an_idle_system_plans_nothing() -> None:
 def test_a_step_is_composed_class_by_class() -> None:
     running = [stream(0, "deep"), stream(1), stream(2, "batch"), partial(3, 300, 40)]
     waiting = [prompt(5, 4), prompt(4, 3, "batch")]
-    step = plan(View(running=running, waiting=waiting), rules(target_ms=100.0))
-    assert list(rows(step)) == [1, 0, 2, 5, 3]
-    assert rows(step)[5] == (0, 4)
-    assert rows(step)[3] == (40, 92)  # what is left of 100 ms
+    view = View(running=running, waiting=waiting)
+    step = plan(view, rules(target_ms=100.0))
+    assert list(rows(step)) == [1, 0, 2, 5]
+    assert rows(step)[5] == (0, 4), "who has come to ask waits for nothing else"
+    view.waiting = [prompt(4, 3, "batch")]
+    step = plan(view, rules(target_ms=100.0))
+    assert list(rows(step)) == [1, 0, 2, 3]
+    assert rows(step)[3] == (40, 96)  # what is left of 100 ms
     assert step.price_ms == pytest.approx(step.budget_ms)
 
 
 def test_the_example_of_the_documentation() -> None:
     running = [*streams(6), *streams(12, "deep", first=6), partial(18, 500, 100)]
-    step = plan(View(running=running, waiting=[prompt(19, 5)]))
+    view = View(running=running, waiting=[prompt(19, 5)])
+    step, state = decide(view)
     served = rows(step)
     assert step.budget_ms == 21.0
     assert [i for i in served if 6 <= i < 18] == [6, 7, 8, 9]  # 7 ms and a fifth of 21
-    assert served[19] == (0, 5)  # less than eight tenths of the ten milliseconds left
-    assert served[18] == (100, 5)
-    assert step.price_ms == pytest.approx(21.0)
+    assert served[19] == (0, 5)
+    assert 18 not in served and state.owed_ms == 1.0
+    assert step.price_ms == 16.0
+    view.waiting = []
+    step, _ = decide(view, state)
+    assert [i for i in rows(step) if 6 <= i < 18] == [10, 11, 12, 13, 14, 15, 16, 17, 6]
+    assert rows(step)[18] == (100, 5)
+    assert step.price_ms == 21.0
 
 
 @pytest.mark.parametrize(
@@ -70,7 +81,8 @@ def test_the_budget_is_the_target_or_what_everybody_is_sure_of(
     fast: int, deep: int, waits: bool, budget_ms: float
 ) -> None:
     running = [*streams(fast), *streams(deep, "deep", first=fast)]
-    step = plan(View(running=running, waiting=[prompt(99, 400)] if waits else []))
+    view = View(running=running, waiting=[prompt(99, 400)] if waits else [])
+    step = plan(view, rules(off="stretch"))
     assert step.budget_ms == pytest.approx(budget_ms)
     assert step.price_ms <= budget_ms
 
@@ -175,13 +187,34 @@ def test_one_deep_sequence_at_least_has_its_token() -> None:
     assert step.price_ms == step.budget_ms + 1.0
 
 
-def test_what_prompts_leave_goes_to_deep_ones() -> None:
+def test_what_documents_leave_goes_to_deep_ones() -> None:
     running = [*streams(4), *streams(30, "deep", first=4)]
-    view = View(running=running, waiting=[prompt(40, 3)])
-    step = plan(view)
+    step = plan(View(running=running, waiting=[prompt(40, 3, "doc")]))
     assert rows(step)[40] == (0, 3)
     assert sum(4 <= i < 34 for i in rows(step)) == 13
     assert step.price_ms == step.budget_ms == 21.0
+
+
+def test_what_a_question_leaves_goes_to_nobody_for_it_ends_the_sooner() -> None:
+    running = [*streams(4), *streams(30, "deep", first=4), partial(40, 300, 40)]
+    view = View(running=running, waiting=[prompt(41, 3)])
+    step = plan(view)
+    assert rows(step)[41] == (0, 3) and 40 not in rows(step)
+    assert sum(4 <= i < 34 for i in rows(step)) == 4
+    assert step.price_ms == 12.0 < step.budget_ms
+    view.num_available_blocks = 0
+    step = plan(view)
+    assert 41 not in rows(step), "it has no blocks, and nobody waits for it"
+    assert step.price_ms == step.budget_ms == 21.0
+
+
+def test_no_launch_is_stretched_beyond_the_one_that_has_the_best_price() -> None:
+    prices = PriceTable(Curve((1, 32, 512), (2.0, 33.0, 1025.0)))
+    view = View(running=streams(5), waiting=[prompt(n, 30, cost_ms=30.0) for n in range(10, 20)])
+    step, _ = class_aware(view, PolicyState(), prices, config())
+    assert sum(num for _, num in rows(step).values()) == 32
+    assert step.budget_ms == 33.0
+    assert plan(view).budget_ms == 63.0
 
 
 def test_batch_has_its_turn_after_all_deep_ones() -> None:

@@ -172,3 +172,16 @@ def test_an_engine_that_only_waits_for_a_grammar_is_heard() -> None:
     core.close()
     assert 4 <= len(channel.said) <= 9, "its client can tell patience from a hang"
     assert [event.finish_reason for event in channel.events] == ["abort"]
+
+
+def test_the_loop_learns_when_nothing_else_is_to_be_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    learned: list[bool] = []
+
+    def learn(core: EngineCore) -> bool:
+        learned.append(core.has_work)
+        return len(learned) in (2, 3)
+
+    monkeypatch.setattr(EngineCore, "learn", learn)
+    channel, _, _ = serve(1, [(0.0, Submit(request([1, 2, 3], uid=1, max_tokens=6)))])
+    assert len(learned) >= 4 and not any(learned)
+    assert channel.timeouts_ms[-3:] == [0.0, 0.0, 200.0], "somebody may come while it learns"

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from prelude.batcher import predictor as predictors
+from prelude.batcher.lessons import Lessons
 from prelude.batcher.predictor import MIN_OBSERVED, Predictor
 from prelude.conf.schema import MechanismsConfig, Policy
 from prelude.engine.core import EngineCore
@@ -19,13 +20,19 @@ def aware(profile: Profile | None = None, **use: bool) -> EngineCore:
     core = make_core(policy=Policy.class_aware, use=MechanismsConfig(**use), model=moody)
     if profile is not None:
         core.profile = profile
-        core._predictor = profile.predictor(core.rules)
+        core._lessons = Lessons(profile.predictor(core.rules))
     return core
 
 
 def predictor_of(core: EngineCore) -> Predictor:
-    assert core._predictor is not None
-    return core._predictor
+    predictor = core._lessons.predictor
+    assert predictor is not None
+    return predictor
+
+
+def learn(core: EngineCore) -> None:
+    while core.learn():
+        pass
 
 
 def serve(core: EngineCore, count: int = MIN_OBSERVED) -> list[TokenEvent]:
@@ -33,6 +40,7 @@ def serve(core: EngineCore, count: int = MIN_OBSERVED) -> list[TokenEvent]:
     for i in range(count):
         events += core.add(request([i + 1, 7, 9], uid=i, max_tokens=40 if i % 2 else 3))
         events += run(core)
+    learn(core)
     return events
 
 
@@ -79,6 +87,8 @@ def test_an_aborted_answer_is_cut_off_and_a_stopped_one_has_what_was_kept(
     assert num_tokens > 4
     core.abort(1)
     core.truncate(2, 0, 4)
+    assert not seen, "somebody may wait for what comes next"
+    learn(core)
     assert seen == [(3, 0, True), (1, num_tokens, True), (2, 4, False)]
 
 
@@ -92,6 +102,7 @@ def test_long_answers_are_learned_from_on_their_way(monkeypatch: pytest.MonkeyPa
     )
     core.add(request([5, 6], uid=1, max_tokens=40, ignore_eos=True, stop_token_ids=(511,)))
     run(core)
+    learn(core)
     assert learned == [(8, True, 0), (16, True, 8), (32, True, 16), (40, True, 32)]
 
 
@@ -104,7 +115,7 @@ def test_long_answers_are_learned_from_on_their_way(monkeypatch: pytest.MonkeyPa
     ids=["fcfs", "switched off"],
 )
 def test_nobody_is_foreseen_where_nobody_asks(core: EngineCore) -> None:
-    assert core._predictor is None
+    assert core._lessons.predictor is None
     assert predicted(serve(core)) == 0.0
 
 
@@ -125,6 +136,18 @@ def test_a_damaged_file_is_a_cold_start(tmp_path: Path, caplog: pytest.LogCaptur
     core = aware(Profile(flat_prices(), path=path))
     assert "model.lengths.npz is ignored" in caplog.text
     assert predicted(serve(core)) == 0.0
+
+
+def test_who_is_never_idle_learns_all_the_same() -> None:
+    core = aware()
+    for uid in range(2 * MIN_OBSERVED):
+        core.add(request([uid + 1, 7, 9], uid=uid, max_tokens=2))
+    while core.has_work:
+        core.step()
+    num_learned = predictor_of(core).report().num_observed
+    assert MIN_OBSERVED <= num_learned < 2 * MIN_OBSERVED
+    core.close()
+    assert predictor_of(core).report().num_observed == 2 * MIN_OBSERVED
 
 
 def test_a_predictor_that_fails_harms_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,8 +2,11 @@
 
 from typing import Any
 
+import msgspec
 import pytest
 
+from prelude.types.request import TokenEvent
+from tests.scripted_server import CHAT, HI, ids, scripted
 from tests.server_harness import ANSWER, Harness, parse_events, serving
 from tests.text_samples import byte_level
 
@@ -99,17 +102,34 @@ async def test_truncated_prompts() -> None:
         assert error["param"] == "truncate_prompt_tokens"
 
 
-async def test_usage_in_every_chunk() -> None:
-    async with serving() as server:
-        options = {"continuous_usage_stats": True}
-        for events in (
-            await server.chat_events(stream_options=options),
-            await server.events(PATH, {"prompt": "the fox", "stream_options": options}),
-        ):
-            counts = [event["usage"]["completion_tokens"] for event in events[:-1]]
-            assert counts == sorted(counts)
-            assert counts[0] < counts[-1]
-            assert all(event["usage"]["prompt_tokens"] for event in events[:-1])
+@pytest.mark.parametrize(
+    ("path", "asked"), [(CHAT, HI), (PATH, {"prompt": "the fox"})], ids=["chat", "text"]
+)
+async def test_usage_in_every_chunk(path: str, asked: dict[str, Any]) -> None:
+    options = {"stream": True, "stream_options": {"continuous_usage_stats": True}}
+    async with scripted() as (server, transport):
+        request = server.http.build_request("POST", path, json=asked | options)
+        response = await server.http.send(request, stream=True)
+        uid = (await transport.submitted()).uid
+        counts = []
+        lines = response.aiter_lines()
+        for reason in (None, None, "length"):
+            transport.events(TokenEvent(uid, 0, ids("Hello"), reason))
+            while True:
+                line = await anext(lines)
+                event = msgspec.json.decode(line[6:]) if line.startswith("data: {") else {}
+                if (choices := event.get("choices")) and _text_of(choices[0]):
+                    break
+            assert event["usage"]["prompt_tokens"]
+            counts.append(event["usage"]["completion_tokens"])
+        num = len(ids("Hello"))
+        assert counts == [num, 2 * num, 3 * num]
+        assert [line async for line in lines][-2] == "data: [DONE]"
+
+
+def _text_of(choice: dict[str, Any]) -> str | None:
+    text: str | None = choice["text"] if "text" in choice else choice["delta"].get("content")
+    return text
 
 
 async def test_an_id_of_the_clients() -> None:

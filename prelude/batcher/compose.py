@@ -58,10 +58,7 @@ class Composer:
     limits: tuple[float, int] | None = None  # milliseconds and tokens; known when asked for
     copies: Copies = field(init=False)
     _shared: tuple[float, Lanes] = field(init=False)
-    _priced: tuple[Lanes | None, float] = (
-        None,
-        0.0,
-    )  # the last that were, for they are asked again
+    _priced: tuple[Lanes | None, float] = (None, 0.0)  # the last, for they are asked again
 
     def __post_init__(self) -> None:
         self.copies = Copies(self.view, self.config)
@@ -121,6 +118,8 @@ class Composer:
         """Give residents that decode (default: all of them) their token; one by one, the first in
         order first, only where blocks are short."""
         seqs = self.decoding if seqs is None else seqs
+        if not seqs:
+            return
         size, picks = self.view.block_size, self.picks
         growing = sum([seq.num_computed == len(seq.blocks) * size for seq in seqs])
         if growing > self.num_available:
@@ -143,6 +142,8 @@ class Composer:
     def decodes_within(self, seqs: Sequence[SequenceView], limit_ms: float) -> int:
         """How many of these residents, from the first on, can have their token in a step of
         ``limit_ms``."""
+        if not seqs:
+            return 0
         lane = self._lane(1)
         sums = self.lanes[lane]
         modes = [seq.sample_mode for seq in seqs]
@@ -188,6 +189,11 @@ class Composer:
     def gone(self) -> set[int]:
         """Who has lost its slot in this step."""
         return {*self.preempted, *self.parked}
+
+    @property
+    def num_tokens(self) -> int:
+        """New tokens of the step so far."""
+        return _num_tokens(self.lanes)
 
     @property
     def is_full(self) -> bool:

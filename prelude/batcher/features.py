@@ -2,6 +2,7 @@
 prompt is, how it is limited, and its last tokens, alone and in pairs. Bounded whatever comes.
 """
 
+from itertools import pairwise
 from math import log2
 from typing import NamedTuple
 from zlib import crc32
@@ -40,9 +41,10 @@ def features(request: Request, *, contract: bool) -> Features:
         f"limit {limit}",
         f"effort {hints.reasoning} {hints.is_bounded}",
     )
-    tokens = np.array(ids[-_LAST_TOKENS:], np.int64)
-    single = tokens * _TOKEN
-    pairs = single[1:] + tokens[:-1] * _BEFORE
-    named = [crc32(word.encode()) for word in words]
-    rows = np.concatenate((np.array(named, np.int64), single >> 8, pairs >> 8)) % NUM_ROWS
-    return Features(np.unique(rows), 1 + crc32(hints.client.encode()) % (NUM_CLIENTS - 1))
+    last = ids[-_LAST_TOKENS:]
+    found = {crc32(word.encode()) % NUM_ROWS for word in words}
+    found.update([(token * _TOKEN >> 8) % NUM_ROWS for token in last])
+    pairs = pairwise(last)
+    found.update([(token * _TOKEN + before * _BEFORE >> 8) % NUM_ROWS for before, token in pairs])
+    rows = np.array(sorted(found), np.int64)
+    return Features(rows, 1 + crc32(hints.client.encode()) % (NUM_CLIENTS - 1))

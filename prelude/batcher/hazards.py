@@ -35,9 +35,20 @@ class HazardModel:
         self.risks[0] = _PRIOR
         self.ends[0] = np.float32(_PRIOR) * _first_hazards()
 
+        self._histories: dict[int, Floats] = {}
+
+    def restore(self, weights: Floats, squares: Floats, ends: Floats, risks: Floats) -> None:
+        """Go on from what another has learned."""
+        self.weights, self.squares, self.ends, self.risks = weights, squares, ends, risks
+        self._histories.clear()
+
     def cdf(self, of: Features) -> Floats:
         """P(length <= last of the bin), [NUM_BINS]."""
-        return np.subtract(1.0, np.cumprod(1.0 - self._hazards(of)), dtype=np.float32)
+        odds = self._history(of.client) + self.weights.take(of.rows, axis=0).sum(axis=0)
+        odds *= -0.5
+        survival = _logistic(odds).cumprod()
+        cdf: Floats = np.subtract(1.0, survival, out=survival)
+        return cdf
 
     def learn(self, of: Features, num_tokens: int, *, censored: bool, since: int = 0) -> None:
         """An answer ended with ``num_tokens``; a ``censored`` one did not end with them. What its
@@ -46,27 +57,46 @@ class HazardModel:
         after = bin_of(num_tokens + 1) if censored else bin_of(num_tokens) + 1
         if after <= first:
             return
-        slopes = self._hazards(of)[first:after]
+        all_weights, all_squares = self.weights[:, first:after], self.squares[:, first:after]
+        weights, squares = all_weights[of.rows], all_squares[of.rows]
+        odds = self._history(of.client)[first:after] + weights.sum(axis=0)
+        odds *= 0.5
+        slopes = _logistic(odds)
         if not censored:
             slopes[-1] -= 1.0
-        squares = np.minimum(self.squares[of.rows, first:after] + slopes**2, _MAX_SQUARE)
-        self.squares[of.rows, first:after] = squares
-        self.weights[of.rows, first:after] -= _STEP * slopes / np.sqrt(squares)
+        squares += slopes * slopes
+        np.minimum(squares, _MAX_SQUARE, out=squares)
+        all_squares[of.rows] = squares
+        slopes *= _STEP
+        weights -= np.divide(slopes, np.sqrt(squares, out=squares), out=squares)
+        all_weights[of.rows] = weights
         for row, fade in zip((0, of.client), _FADE, strict=True):
-            self.ends[row, first:after] *= fade
-            self.risks[row, first:after] *= fade
-            self.risks[row, first:after] += 1.0
+            risks, ends = self.risks[row, first:after], self.ends[row, first:after]
+            risks *= fade
+            risks += 1.0
+            ends *= fade
             if not censored:
-                self.ends[row, after - 1] += 1.0
+                ends[-1] += 1.0
+        self._histories.clear()
 
-    def _hazards(self, of: Features) -> Floats:
-        """P(ends in the bin, once it got there), [NUM_BINS]."""
-        everybody = self.ends[0] / self.risks[0]
-        history = (self.ends[of.client] + _SHRINK * everybody) / (self.risks[of.client] + _SHRINK)
-        history = np.minimum(np.maximum(history, _RARE), 1.0 - _RARE)
-        odds = np.log(history / (1.0 - history)) + self.weights.take(of.rows, axis=0).sum(axis=0)
-        hazards: Floats = 0.5 + 0.5 * np.tanh(0.5 * odds)
-        return hazards
+    def _history(self, client: int) -> Floats:
+        """What the client's history says, as the logarithm of the odds, [NUM_BINS]: the same for
+        all that it asks until something is learned."""
+        found = self._histories.get(client)
+        if found is None:
+            everybody = self.ends[0] / self.risks[0]
+            history = (self.ends[client] + _SHRINK * everybody) / (self.risks[client] + _SHRINK)
+            history = np.minimum(np.maximum(history, _RARE), 1.0 - _RARE)
+            found = self._histories[client] = np.log(history / (1.0 - history))
+        return found
+
+
+def _logistic(half: Floats) -> Floats:
+    """Of twice ``half``, in its place."""
+    np.tanh(half, out=half)
+    half *= 0.5
+    half += 0.5
+    return half
 
 
 def _first_hazards() -> Floats:

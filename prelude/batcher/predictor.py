@@ -142,9 +142,7 @@ class Predictor:
         except (OSError, ValueError) as error:
             logger.warning("%s is ignored: %s", path, error)
             return False
-        model = self._model
-        model.weights, model.squares = found["weights"], found["squares"]
-        model.ends, model.risks = found["ends"], found["risks"]
+        self._model.restore(*(found[name] for name in ("weights", "squares", "ends", "risks")))
         self._calibration.restore(found["levels"].tolist(), found["odds"].tolist())
         self._counts.observed = int(found["observed"][0])
         return True

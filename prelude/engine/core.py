@@ -18,6 +18,7 @@ from prelude.batcher.backlog import Backlog
 from prelude.batcher.classes import Classifier, prompt_ms
 from prelude.batcher.fairness import Fairness
 from prelude.batcher.ledger import Ledger
+from prelude.batcher.lessons import Lessons
 from prelude.batcher.rules import Rules, budgets, rules_of
 from prelude.batcher.sequence import Sequence
 from prelude.batcher.view import Policy, ScheduleConfig
@@ -129,7 +130,7 @@ class EngineCore:
         self._decisions = Decisions(policy or POLICIES[batcher.policy], self._schedule)
         self.profile = profile or Profile(runner.prices, padded=buckets.is_static)
         foresees = batcher.policy == PolicyName.class_aware and rules.use.prediction
-        self._predictor = self.profile.predictor(rules) if foresees else None
+        self._lessons = Lessons(self.profile.predictor(rules) if foresees else None)
         self._grammars = grammars or Grammars()
         self._clock = clock
         self._overlap = overlap
@@ -197,8 +198,7 @@ class EngineCore:
         cached, end = self.ledger.match(first).num_tokens, first.num_prompt
         token_ms = prompt_ms(prices, 0, end, chunk) / end
         first_ms = prompt_ms(prices, cached, end, chunk)
-        predictor = None if first.embeds else self._predictor
-        prediction = predictor.predict(first.request) if predictor else None
+        prediction = None if first.embeds else self._lessons.predict(first.request)
         for seq in group:
             seq.prediction = prediction
             seq.token_ms = token_ms
@@ -304,6 +304,7 @@ class EngineCore:
             if (seq := seqs[found.seq_id]) is not None:
                 events.append(self._embedded(seq, found))
         self.ledger.end_step()
+        self._lessons.after_step()
         self._account(plan, output, begun_s)
         return events
 
@@ -321,8 +322,8 @@ class EngineCore:
         reason, stop_id = end_of(seq, sampled)
         if reason:
             self._end(seq, reason)
-        elif self._predictor:
-            self._predictor.survived(seq.request, seq.num_output)
+        else:
+            self._lessons.survived(seq.request, seq.num_output)
         is_news = reason or is_first or seq.service_class != was
         if is_news:
             self._decisions.news()
@@ -358,9 +359,9 @@ class EngineCore:
         self.ledger.finish(seq, reason, keep)
         self._decisions.news()
         self._admission.ended(seq)
-        if self._predictor and not seq.embeds:
+        if not seq.embeds:
             cut_off = reason not in ("stop", "length")
-            self._predictor.observe(seq.request, seq.num_output, censored=cut_off)
+            self._lessons.ended(seq.request, seq.num_output, censored=cut_off)
         self.log.ended(seq, self.ledger.now_s)
 
     def _account(self, plan: Plan, output: StepOutput, begun_s: float) -> None:
@@ -380,7 +381,14 @@ class EngineCore:
             StepRecord.of(gauges.num_steps, begun_s, overhead_ms, plan, output, self.ledger)
         )
 
+    def learn(self) -> bool:
+        """For a part of a millisecond, from what has ended; False if nothing is left to learn.
+        Meant for when nothing else is to be done."""
+        return self._lessons.learn()
+
     def _save_profile(self) -> None:
+        while self.learn():
+            pass
         programs = self.runner.programs
         self.profile.save(compiled=programs.ready == programs.total)
 

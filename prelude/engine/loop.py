@@ -24,6 +24,7 @@ from prelude.types.wire import (
 logger = logging.getLogger(__name__)
 
 _IDLE_MS = 200.0
+_LESSON_MS = 2.0  # of slack, to learn in
 
 
 class Channel(Protocol):
@@ -64,7 +65,9 @@ def _turn(
 ) -> EngineStats | None:
     """Messages until a step is due, the step, one message back if there is news. Returns the
     statistics as the other side knows them now, None at the end."""
-    messages = channel.receive(max(core.slack_ms, 0.0) if core.has_work else _IDLE_MS)
+    learned = (not core.has_work or core.slack_ms > _LESSON_MS) and core.learn()
+    idle_ms = 0.0 if learned else _IDLE_MS
+    messages = channel.receive(max(core.slack_ms, 0.0) if core.has_work else idle_ms)
     events: list[TokenEvent] = []
     for message in messages:
         if isinstance(message, Shutdown):
@@ -76,7 +79,7 @@ def _turn(
             return said
         if core.slack_ms <= 0.0:
             events += core.step()
-    elif not messages:
+    elif not messages and not learned:
         core.runner.upkeep()
         on_quiet()
     stats = core.stats()

@@ -161,6 +161,8 @@ class Replica:
             self.clock.now_s += _NAP_S
             if idle_s > _PATIENCE_S:
                 raise RuntimeError(f"there is work, and for {idle_s:.0f} s nothing was done")
+        while not self.core.has_work and self.core.learn():
+            pass
         if until_s < inf:
             self.clock.now_s = max(self.clock.now_s, until_s)
 

@@ -1,0 +1,49 @@
+"""What answers that have ended teach the predictor, once there is time for it: somebody else may be
+waiting for the step that follows.
+"""
+
+from collections import deque
+
+from prelude.batcher.predictor import Predictor
+from prelude.types.request import Request
+from prelude.types.service import Prediction
+
+_MANY = 32  # that may wait however busy the engine is
+_AT_ONCE = 8  # well below a millisecond; the first of them is the dearest
+
+
+class Lessons:
+    """Of one engine; without a predictor nothing is foreseen, and nothing learned."""
+
+    def __init__(self, predictor: Predictor | None) -> None:
+        self.predictor = predictor
+        self._ended: deque[tuple[Request, int, bool]] = deque()
+
+    def predict(self, request: Request) -> Prediction | None:
+        """See ``Predictor``."""
+        return self.predictor.predict(request) if self.predictor else None
+
+    def survived(self, request: Request, num_tokens: int) -> None:
+        """See ``Predictor``: that is rare, and no answer must end before it."""
+        if self.predictor:
+            self.predictor.survived(request, num_tokens)
+
+    def ended(self, request: Request, num_tokens: int, *, censored: bool) -> None:
+        """Of an answer; ``learn`` looks at it."""
+        if self.predictor:
+            self._ended.append((request, num_tokens, censored))
+
+    def after_step(self) -> None:
+        """Who is never idle has to learn all the same."""
+        if len(self._ended) >= _MANY:
+            self.learn()
+
+    def learn(self) -> bool:
+        """A few of them; False if there are none."""
+        ended, predictor = self._ended, self.predictor
+        if not ended or predictor is None:
+            return False
+        for _ in range(min(len(ended), _AT_ONCE)):
+            request, num_tokens, censored = ended.popleft()
+            predictor.observe(request, num_tokens, censored=censored)
+        return True
