@@ -178,7 +178,7 @@ class ClassConfig:
 class ClassesConfig:
     """The service classes."""
 
-    fast: ClassConfig = field(default_factory=ClassConfig)
+    fast: ClassConfig = field(default_factory=lambda: ClassConfig(patience=4.0))
     deep: ClassConfig = field(default_factory=lambda: ClassConfig(max_wait_s=60.0))
     doc: ClassConfig = field(default_factory=lambda: ClassConfig(max_wait_s=60.0))
     batch: ClassConfig = field(default_factory=lambda: ClassConfig(max_wait_s=600.0))

@@ -14,7 +14,6 @@ Sources: Sarathi-Serve (OSDI 2024), LPRS (arXiv:2606.09061), FastServe (NSDI 202
 ``docs/scheduling.md`` says why.
 """
 
-from itertools import chain
 from math import inf
 
 from prelude.batcher.compose import Composer
@@ -25,7 +24,8 @@ from prelude.types.plan import Plan
 from prelude.types.prices import PriceTable
 
 _PROMPT_QUANTUM = 0.3  # of a step's target, that prompts have however many decode
-_MAX_STRETCH = 3.0  # times the target
+_MAX_STRETCH = 2.0  # times the target
+_ABOUT = 0.03  # of a price a token: no list is truer than that
 _LEAST_REST = 0.1  # of a step, beside the deep ones' share
 _EASY = 0.8  # of the budget: nobody misses a turn if classes change or contexts grow
 
@@ -35,18 +35,18 @@ def class_aware(
 ) -> tuple[Plan, PolicyState]:
     """See ``Policy``."""
     step = Composer(view, prices, config, config.idle_step_ms, rank=rank)
-    prompts = Prompts(step, Room(step))
+    prompts, rules = Prompts(step, Room(step)), config.rules
+    streams = {seq.service_class for seq in step.decoding}
+    target_ms = min([rules.itl_ms[name] for name in streams], default=0.0)
+    share = rules.deep_share if "deep" in streams else 0.0
     step.decode([seq for seq in step.decoding if LANES[seq.service_class] == 0])
-    plain_ms = _budget_ms(step, prompts)
-    step.budget_ms = max(plain_ms, _stretch_ms(step, prompts))
+    plain_ms = _budget_ms(step, prompts, target_ms, share)
+    step.budget_ms = max(plain_ms, _stretch_ms(step, prompts, target_ms, share))
     turns, served = _turns(step, state.rotor), 0
     if turns:
-        served = max(step.decodes_within(turns, _deep_ms(step, prompts)), 1)
+        served = max(step.decodes_within(turns, _deep_ms(step, prompts, target_ms)), 1)
         step.decode(turns[:served])
-    owed_ms = 0.0
-    if prompts:
-        target_ms = _target_ms(step) if step.decoding else 0.0
-        owed_ms = prompts.fill(state.owed_ms, plain_ms, target_ms)
+    owed_ms = prompts.fill(state.owed_ms, plain_ms, target_ms) if prompts else 0.0
     rest = [seq for seq in turns[served:] if seq.seq_id not in step.gone]
     extra = 0 if prompts.is_short else step.decodes_within(rest, step.budget_ms)
     step.decode(rest[:extra])
@@ -56,64 +56,53 @@ def class_aware(
     return step.plan(), PolicyState(rotor=last.seq_id if last else state.rotor, owed_ms=owed_ms)
 
 
-def _budget_ms(step: Composer, prompts: Prompts) -> float:
+def _budget_ms(step: Composer, prompts: Prompts, target_ms: float, share: float) -> float:
     """Fast tokens are picked already. What others are sure of comes on top of them, if the target
-    has no room for it."""
+    has no room for it: ``share`` is the deep ones', if any decode."""
     rules = step.config.rules
     if not step.decoding:
         return rules.idle_ms
     if not rules.use.budget:
         return inf
-    target_ms = _target_ms(step)
-    promised = _deep_share(step)
-    if prompts:
-        promised += _PROMPT_QUANTUM
+    promised = share + (_PROMPT_QUANTUM if prompts else 0.0)
     return max(target_ms, step.ms_with(0) + promised * target_ms)
 
 
-def _stretch_ms(step: Composer, prompts: Prompts) -> float:
+def _stretch_ms(step: Composer, prompts: Prompts, target_ms: float, share: float) -> float:
     """While newcomers queue, streams may wait for a token as long as these do, or as it takes to
-    compute them all; but no launch is made larger than the one that has the best price a token."""
-    rules = step.config.rules
-    if not (prompts.has_short and step.decoding and rules.use.budget and rules.use.stretch):
+    compute them all; but no launch is made larger than pays."""
+    use = step.config.rules.use
+    if not (prompts.has_short and step.decoding and use.budget and use.stretch):
         return 0.0
     newcomers = prompts.newcomers
     if not newcomers:
         return 0.0
-    waited_ms = 1e3 * (step.view.now_s - min([seq.queued_s for seq in newcomers]))
-    cost_ms = sum([seq.cost_ms for seq in newcomers])
-    all_ms = (step.ms_with(0) + cost_ms) / max(1.0 - _deep_share(step), _LEAST_REST)
-    best_ms = step.ms_with(max(_best_launch(step) - step.num_tokens, 0))
-    return min(max(waited_ms, all_ms), best_ms, _MAX_STRETCH * _target_ms(step))
+    begun_ms, waited_ms = step.ms_with(0), 1e3 * (step.view.now_s - newcomers[0].queued_s)
+    all_ms = (begun_ms + sum([seq.cost_ms for seq in newcomers])) / max(1.0 - share, _LEAST_REST)
+    most_ms = min(max(waited_ms, all_ms), _MAX_STRETCH * target_ms)
+    if most_ms <= target_ms:
+        return most_ms
+    return min(most_ms, step.ms_with(max(_largest_launch(step) - step.num_tokens, 0)))
 
 
-def _best_launch(step: Composer) -> int:
-    """Tokens of the launch that has the best price for each of them."""
+def _largest_launch(step: Composer) -> int:
+    """Tokens of the largest launch that has about the best price for each of them."""
     body, most = step.prices.body, step.config.max_step_tokens
-    counts = [count for count in body.counts if count < most]
-    return min([*counts, most], key=lambda count: body.at(count) / count)
-
-
-def _deep_share(step: Composer) -> float:
-    """The share of the deep ones, if any decode."""
-    has_deep = any(seq.service_class == "deep" for seq in step.decoding)
-    return step.config.rules.deep_share if has_deep else 0.0
-
-
-def _target_ms(step: Composer) -> float:
-    """The tightest of the classes that decode; there are some."""
-    return min([step.config.rules.itl_ms[seq.service_class] for seq in step.decoding])
+    each_ms = {count: ms / count for count, ms in zip(body.counts, body.ms, strict=True)}
+    each_ms[most] = body.at(most) / most
+    limit_ms = (1.0 + _ABOUT) * min(each_ms.values())
+    return max([count for count, ms in each_ms.items() if ms <= limit_ms and count <= most])
 
 
 def _turns(step: Composer, rotor: int) -> list[SequenceView]:
     """Deep sequences that decode, the one after the last served first; then those of ``batch``."""
-    if len(step.picks) == len(step.decoding):
+    picks, gone = step.picks, step.gone
+    if len(picks) == len(step.decoding):
         return []
-    gone = step.gone
-    here = [seq for seq in step.decoding if seq.seq_id not in gone] if gone else step.decoding
+    here = [seq for seq in step.decoding if seq.seq_id not in picks and seq.seq_id not in gone]
     deep = [seq for seq in here if LANES[seq.service_class] == 2]
     batch = [seq for seq in here if LANES[seq.service_class] == 3]
-    return list(chain(_rotated(deep, rotor), _rotated(batch, rotor)))
+    return _rotated(deep, rotor) + _rotated(batch, rotor)
 
 
 def _rotated(seqs: list[SequenceView], rotor: int) -> list[SequenceView]:
@@ -121,12 +110,12 @@ def _rotated(seqs: list[SequenceView], rotor: int) -> list[SequenceView]:
     return seqs[first:] + seqs[:first]
 
 
-def _deep_ms(step: Composer, prompts: Prompts) -> float:
+def _deep_ms(step: Composer, prompts: Prompts, target_ms: float) -> float:
     """How long the step may become with those deep tokens that come before prompts. Against
     documents it is the other way round: these have the deep ones' share."""
     budget_ms, deep_share = step.budget_ms, step.config.rules.deep_share
-    if not (step.decoding and prompts):
+    if not prompts:
         return budget_ms
     has_short = prompts.has_short
     share, kept = (deep_share, _PROMPT_QUANTUM) if has_short else (1.0 - deep_share, deep_share)
-    return min(step.ms_with(0) + share * budget_ms, budget_ms - kept * _target_ms(step))
+    return min(step.ms_with(0) + share * budget_ms, budget_ms - kept * target_ms)

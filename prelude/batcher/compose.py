@@ -102,7 +102,7 @@ class Composer:
         """Most new tokens of ``seq`` from ``start`` that both limits still allow, but ``at_least``
         (or all that is pending) whatever they say."""
         limit_ms, limit_tokens = self._limits()
-        left = limit_tokens - _num_tokens(self.lanes)
+        left = limit_tokens - self.num_tokens
         limit = min(seq.num_tokens - start, max(left, at_least))
         low, high = min(at_least, limit), limit
         middle = limit  # mostly all of it fits

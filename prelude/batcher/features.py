@@ -2,7 +2,6 @@
 prompt is, how it is limited, and its last tokens, alone and in pairs. Bounded whatever comes.
 """
 
-from itertools import pairwise
 from math import log2
 from typing import NamedTuple
 from zlib import crc32
@@ -42,9 +41,10 @@ def features(request: Request, *, contract: bool) -> Features:
         f"effort {hints.reasoning} {hints.is_bounded}",
     )
     last = ids[-_LAST_TOKENS:]
+    single = [token * _TOKEN for token in last]
     found = {crc32(word.encode()) % NUM_ROWS for word in words}
-    found.update([(token * _TOKEN >> 8) % NUM_ROWS for token in last])
-    pairs = pairwise(last)
-    found.update([(token * _TOKEN + before * _BEFORE >> 8) % NUM_ROWS for before, token in pairs])
+    found.update([(one >> 8) % NUM_ROWS for one in single])
+    pairs = zip(single[1:], last, strict=False)
+    found.update([(one + before * _BEFORE >> 8) % NUM_ROWS for one, before in pairs])
     rows = np.array(sorted(found), np.int64)
     return Features(rows, 1 + crc32(hints.client.encode()) % (NUM_CLIENTS - 1))

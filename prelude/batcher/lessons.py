@@ -9,7 +9,9 @@ from prelude.types.request import Request
 from prelude.types.service import Prediction
 
 _MANY = 32  # that may wait however busy the engine is
-_AT_ONCE = 8  # well below a millisecond; the first of them is the dearest
+_AT_ONCE = 8  # well below a millisecond
+_YOUNG = 256  # answers that are all learned from
+_ONE_IN = 4  # of the later ones, while the engine is busy
 
 
 class Lessons:
@@ -34,12 +36,21 @@ class Lessons:
             self._ended.append((request, num_tokens, censored))
 
     def after_step(self) -> None:
-        """Who is never idle has to learn all the same."""
-        if len(self._ended) >= _MANY:
+        """Who is never idle has to learn all the same: from all answers at first, then from every
+        fourth, for they say much the same."""
+        ended, predictor = self._ended, self.predictor
+        if len(ended) < _MANY or predictor is None:
+            return
+        if predictor.num_observed < _YOUNG:
             self.learn()
+            return
+        for number in range(len(ended)):
+            request, num_tokens, censored = ended.popleft()
+            in_full = number % _ONE_IN == 0
+            predictor.observe(request, num_tokens, censored=censored, in_full=in_full)
 
     def learn(self) -> bool:
-        """A few of them; False if there are none."""
+        """From a few of them; False if there are none."""
         ended, predictor = self._ended, self.predictor
         if not ended or predictor is None:
             return False

@@ -94,8 +94,11 @@ class Predictor:
         self._counts.predicted += 1
         return guess.prediction
 
-    def observe(self, request: Request, num_tokens: int, *, censored: bool) -> None:
-        """An answer ended with ``num_tokens``; a ``censored`` one was cut off there."""
+    def observe(
+        self, request: Request, num_tokens: int, *, censored: bool, in_full: bool = True
+    ) -> None:
+        """An answer ended with ``num_tokens``; a ``censored`` one was cut off there. All but what
+        is cheap is learned from those ``in_full`` alone."""
         guess = self._guesses.pop(request.uid, None)
         if num_tokens < 1 or self._is_fixed(request):
             return
@@ -107,11 +110,18 @@ class Predictor:
             censored = censored or self._is_full(request, num_tokens)
             if guess:
                 self._calibration.learn(guess.cdf.tolist(), num_tokens, censored=censored)
+            if not in_full:
+                return
             of = guess.of if guess else features(request, contract=self._contract)
             since = guess.since if guess else 0
             self._model.learn(of, num_tokens, censored=censored, since=since)
         except Exception as error:
             self._failed("observe", error)
+
+    @property
+    def num_observed(self) -> int:
+        """Answers that ended, of this engine or of an earlier one."""
+        return self._counts.observed
 
     def survived(self, request: Request, num_tokens: int) -> None:
         """An answer has ``num_tokens`` and goes on. Learned from at every doubling: those that

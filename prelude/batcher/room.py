@@ -36,6 +36,7 @@ class Room:
         self._partials = len(step.prefilling)
         self._reserve = int(self._rules.reserve * step.view.num_usable_blocks)
         self._fast_blocks: int | None = None
+        self._pending: int | None = None  # tokens of prompts half computed, and of the parked
 
     def has_slot(self, *, is_urgent: bool) -> bool:
         """True if there is a slot, or one that can be taken from a deep sequence."""
@@ -149,10 +150,11 @@ class Room:
         """Blocks that all residents and parked ones will want soon at most, quickly."""
         step = self._step
         size, headroom = step.view.block_size, step.config.headroom
-        pending = sum([seq.num_pending for seq in step.prefilling])
-        pending += sum([seq.num_pending for seq in step.view.parked])
+        if self._pending is None:
+            halves = [*step.prefilling, *step.view.parked]
+            self._pending = sum([seq.num_pending for seq in halves])
         growing = len(step.holders) + len(step.admitted)
-        return growing * (headroom // size + 2) + pending // size
+        return growing * (headroom // size + 2) + self._pending // size
 
     def _promised_to_fast(self) -> int:
         """Blocks that fast sequences will want soon, those admitted in this step included."""
