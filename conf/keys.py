@@ -36,20 +36,22 @@ class Key:
     is_open: bool = False
 
 
-def list_keys(schema: type, prefix: str = "") -> Iterator[Key]:
-    """The leaves of dataclass ``schema``, in the order of its fields, nested ones dotted."""
+def list_keys(schema: type, prefix: str = "", made: Any = None) -> Iterator[Key]:
+    """The leaves of dataclass ``schema``, in the order of its fields, nested ones dotted. Defaults
+    are those of ``made``, if there is one: what is nested may have others than its class says."""
     hints = typing.get_type_hints(schema)
     comments = field_comments(schema)
     for item in fields(schema):
         hint = hints[item.name]
+        default = _default(item) if made is None else getattr(made, item.name)
         if is_dataclass(hint):
             assert isinstance(hint, type)
-            yield from list_keys(hint, f"{prefix}{item.name}.")
+            yield from list_keys(hint, f"{prefix}{item.name}.", default)
         else:
             yield Key(
                 name=f"{prefix}{item.name}",
                 kind=describe_type(hint),
-                default=_default(item),
+                default=default,
                 help=comments.get(item.name, ""),
                 is_open=typing.get_origin(hint) is dict,
             )

@@ -44,7 +44,7 @@ class Acceptor:
 
     async def wait_closed(self) -> None:
         """Until what was accepted has its protocol."""
-        await asyncio.gather(*self._opening)
+        await asyncio.gather(*self._opening, return_exceptions=True)
 
     def _accept(self) -> None:
         for _ in range(_AT_ONCE):

@@ -214,6 +214,8 @@ def test_no_launch_is_stretched_beyond_the_one_that_has_the_best_price() -> None
     step, _ = class_aware(view, PolicyState(), prices, config())
     assert sum(num for _, num in rows(step).values()) == 32
     assert step.budget_ms == 33.0
+    few = config(max_step_tokens=20)  # what is never launched does not count
+    assert class_aware(view, PolicyState(), prices, few)[0].budget_ms == 21.0
     assert plan(view).budget_ms == 42.0
 
 

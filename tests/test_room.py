@@ -160,7 +160,7 @@ def test_an_empty_engine_takes_whatever_there_is() -> None:
 def test_a_class_may_fill_its_share_of_the_pool_and_no_more() -> None:
     view = View(
         running=[idle("deep", 0, tokens=160)],
-        waiting=[prompt(8, 40, "deep"), prompt(9, 40, "doc")],
+        waiting=[prompt(8, 40, "deep", cost_ms=99.0), prompt(9, 40, "doc")],
         num_usable_blocks=100,
     )
     shares: dict[ServiceClass, ClassConfig] = {"deep": ClassConfig(kv_share=0.5)}

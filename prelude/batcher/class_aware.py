@@ -8,7 +8,7 @@
    the first token of a short prompt.
 
 The budget is the tightest target of the classes that decode, stretched while fast prompts queue, as
-far as longer steps have the better price; or the price of the fast tokens and of what deep ones and
+far as that pays; or the price of the fast tokens and of what deep ones and
 prompts are sure of, if that is more. ``prelude.batcher.room`` finds slots and blocks.
 Sources: Sarathi-Serve (OSDI 2024), LPRS (arXiv:2606.09061), FastServe (NSDI 2026);
 ``docs/scheduling.md`` says why.
@@ -88,10 +88,11 @@ def _stretch_ms(step: Composer, prompts: Prompts, target_ms: float, share: float
 def _largest_launch(step: Composer) -> int:
     """Tokens of the largest launch that has about the best price for each of them."""
     body, most = step.prices.body, step.config.max_step_tokens
-    each_ms = {count: ms / count for count, ms in zip(body.counts, body.ms, strict=True)}
+    points = zip(body.counts, body.ms, strict=True)
+    each_ms = {count: ms / count for count, ms in points if count < most}
     each_ms[most] = body.at(most) / most
     limit_ms = (1.0 + _ABOUT) * min(each_ms.values())
-    return max([count for count, ms in each_ms.items() if ms <= limit_ms and count <= most])
+    return max([count for count, ms in each_ms.items() if ms <= limit_ms])
 
 
 def _turns(step: Composer, rotor: int) -> list[SequenceView]:

@@ -5,7 +5,7 @@ waiting for the step that follows.
 from collections import deque
 
 from prelude.batcher.predictor import Predictor
-from prelude.types.request import Request
+from prelude.types.request import FinishReason, Request
 from prelude.types.service import Prediction
 
 _MANY = 32  # that may wait however busy the engine is
@@ -22,18 +22,18 @@ class Lessons:
         self._ended: deque[tuple[Request, int, bool]] = deque()
 
     def predict(self, request: Request) -> Prediction | None:
-        """See ``Predictor``."""
-        return self.predictor.predict(request) if self.predictor else None
+        """See ``Predictor``; nothing where no tokens are asked for."""
+        return self.predictor.predict(request) if self.predictor and not request.embeds else None
 
     def survived(self, request: Request, num_tokens: int) -> None:
         """See ``Predictor``: that is rare, and no answer must end before it."""
         if self.predictor:
             self.predictor.survived(request, num_tokens)
 
-    def ended(self, request: Request, num_tokens: int, *, censored: bool) -> None:
-        """Of an answer; ``learn`` looks at it."""
-        if self.predictor:
-            self._ended.append((request, num_tokens, censored))
+    def ended(self, request: Request, num_tokens: int, reason: FinishReason) -> None:
+        """An answer did; ``learn`` looks at it."""
+        if self.predictor and not request.embeds:
+            self._ended.append((request, num_tokens, reason not in ("stop", "length")))
 
     def after_step(self) -> None:
         """Who is never idle has to learn all the same: from all answers at first, then from every
@@ -58,3 +58,8 @@ class Lessons:
             request, num_tokens, censored = ended.popleft()
             predictor.observe(request, num_tokens, censored=censored)
         return True
+
+    def finish(self) -> None:
+        """From all of them."""
+        while self.learn():
+            pass

@@ -198,7 +198,7 @@ class EngineCore:
         cached, end = self.ledger.match(first).num_tokens, first.num_prompt
         token_ms = prompt_ms(prices, 0, end, chunk) / end
         first_ms = prompt_ms(prices, cached, end, chunk)
-        prediction = None if first.embeds else self._lessons.predict(first.request)
+        prediction = self._lessons.predict(first.request)
         for seq in group:
             seq.prediction = prediction
             seq.token_ms = token_ms
@@ -359,9 +359,7 @@ class EngineCore:
         self.ledger.finish(seq, reason, keep)
         self._decisions.news()
         self._admission.ended(seq)
-        if not seq.embeds:
-            cut_off = reason not in ("stop", "length")
-            self._lessons.ended(seq.request, seq.num_output, censored=cut_off)
+        self._lessons.ended(seq.request, seq.num_output, reason)
         self.log.ended(seq, self.ledger.now_s)
 
     def _account(self, plan: Plan, output: StepOutput, begun_s: float) -> None:
@@ -382,13 +380,11 @@ class EngineCore:
         )
 
     def learn(self) -> bool:
-        """For a part of a millisecond, from what has ended; False if nothing is left to learn.
-        Meant for when nothing else is to be done."""
+        """From what has ended, while nothing else is to be done; False if nothing is left."""
         return self._lessons.learn()
 
     def _save_profile(self) -> None:
-        while self.learn():
-            pass
+        self._lessons.finish()
         programs = self.runner.programs
         self.profile.save(compiled=programs.ready == programs.total)
 

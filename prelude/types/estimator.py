@@ -5,6 +5,7 @@ for a factor of its own and, within a curve, a common one, so that what has not 
 its neighbours; beliefs fade back to that, so that the list can change at any time. One more number
 is the state of the machine, which comes and goes within some ten steps: a neighbour, a clock that
 drops, anything that slows all launches alike. Residuals are kept as quantiles by kind of launch.
+Of launches in a row that cost what they should, one in four moves the filter.
 """
 
 from collections.abc import Iterator
@@ -22,6 +23,8 @@ _OWN, _COMMON = 0.3, 0.3  # standard deviations of the logarithm, of a table tha
 _UNKNOWN = 3.0  # times as much, of one that other programs left behind
 _FADE, _FADE_LAUNCHES = 0.984, 16  # of what was learned, after so many launches
 _MACHINE, _MACHINE_FADE = 0.1, 0.9
+_MAX_DULL = 0.1
+_DULL = 4  # of so many launches in a row that cost what they should, one is learned from
 _CLIP = 3.0  # times the usual error: a launch further off was disturbed
 _FIRST_ERROR = 0.3
 _MIN_ERROR, _MAX_ERROR = 0.005, 1.4
@@ -70,7 +73,7 @@ class PriceEstimator:
         self._ms = np.array([*(ms for c in curves for ms in c.ms), *_attention(table)])
         self._prior = _covariance(self._first, len(self._ms)) * (1.0 if known else _UNKNOWN**2)
         self._belief = self._prior.copy()
-        self._launches = 0
+        self._launches = self._dull = 0
         self._shares = np.zeros(len(self._ms) + 1)
 
     def quantiles(self, kind: LaunchKind) -> Quantiles:
@@ -86,7 +89,10 @@ class PriceEstimator:
         quantiles = self.quantiles(key.kind).moved(actual_ms / launch.price_ms, self.error)
         self._quantiles[key.kind] = quantiles
         residual = log(actual_ms / self.table.step_ms(sums))
-        self._correct(sums, residual)
+        is_dull = abs(residual) <= min(self.error, _MAX_DULL)
+        self._dull = self._dull + 1 if is_dull else 0
+        if self._dull % _DULL == 0:
+            self._correct(sums, residual)
         moved = self.error * exp(_ERROR_STEP if abs(residual) > self.error else -_ERROR_STEP)
         self.error = min(max(moved, _MIN_ERROR), _MAX_ERROR)
 
