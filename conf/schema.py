@@ -209,7 +209,7 @@ class BatcherConfig:
     policy: Policy = Policy.class_aware  # who is served first
     classes: ClassesConfig = field(default_factory=ClassesConfig)
     use: MechanismsConfig = field(default_factory=MechanismsConfig)
-    deep_share: float = 0.1  # of a step's time that deep sequences keep while fast ones want it
+    deep_share: float = 0.15  # of a step's time that deep sequences keep while fast ones want it
     prompt_share: float = 0.2  # of the time for prompts, that long ones keep against fast ones
     probation_ms: float | None = None  # decoding alone, in the fast class; null: 192 tokens' worth
     doc_ms: float | None = None  # of prompt alone, from which it is a document; null: 16 step_ms
