@@ -13,7 +13,7 @@ from ssl import SSLContext
 
 logger = logging.getLogger(__name__)
 
-_AT_ONCE = 64  # some milliseconds' worth; streams go on between two turns
+_AT_ONCE = 256  # some 20 ms; streams go on between two turns
 _RETRY_S = 1.0
 
 

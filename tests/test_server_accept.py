@@ -41,7 +41,7 @@ def listening(monkeypatch: pytest.MonkeyPatch) -> Iterator[Listening]:
     monkeypatch.setattr(accept, "_RETRY_S", 0.01)
     with Listening() as opened:
         opened.bind(("127.0.0.1", 0))
-        opened.listen(256)
+        opened.listen(512)
         yield opened
     Listening.failures = ()
 
@@ -58,9 +58,9 @@ def callers(stack: ExitStack, listening: socket.socket, count: int) -> list[sock
 async def test_all_that_wait_are_accepted_in_a_turn_or_two(listening: Listening) -> None:
     turns = 0
     with ExitStack() as stack:
-        peers = callers(stack, listening, 100)
+        peers = callers(stack, listening, 300)
         acceptor = Acceptor(listening, Greeter)
-        while len(acceptor._opening) < 36:  # what is left for the second turn
+        while len(acceptor._opening) < 44:  # what is left for the second turn
             await asyncio.sleep(0)
             turns += 1
         assert turns <= 6
