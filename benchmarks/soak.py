@@ -41,7 +41,6 @@ from prelude.bench.frontend import running_server
 from prelude.bench.observer import Observer
 
 CHAT = "/v1/chat/completions"
-LIVE = b"GET /health/live HTTP/1.1\r\nhost: 127.0.0.1:PORT\r\n\r\n"
 SAMPLE_S = 2.0
 MAX_GROWTH = 1.1
 PAUSE_S = 3.0
@@ -208,12 +207,13 @@ async def peer(soak: Soak) -> None:
 async def sample(soak: Soak) -> None:
     loop = asyncio.get_running_loop()
     due_s = loop.time()
+    alive = b"GET /health/live HTTP/1.1\r\nhost: 127.0.0.1:%d\r\n\r\n" % soak.port
     while True:
         lag_s = loop.time() - due_s
         soak.samples.append(holdings(soak.pid))
         queue = accept_queue(soak.pid, soak.port)
         asked_s = loop.time()
-        await ask(soak.port, LIVE.replace(b"PORT", b"%d" % soak.port))
+        await ask(soak.port, alive)
         soak.looks.append(Look(lag_s, queue, loop.time() - asked_s))
         due_s = loop.time() + SAMPLE_S
         await asyncio.sleep(SAMPLE_S)

@@ -8,8 +8,8 @@
    the first token of a short prompt.
 
 The budget is the tightest target of the classes that decode, stretched while fast prompts queue, as
-far as that pays; or the price of the fast tokens and of what deep ones and
-prompts are sure of, if that is more. ``prelude.batcher.room`` finds slots and blocks.
+far as that pays; or the price of the fast tokens and of what deep ones and prompts are sure of, if
+that is more. ``prelude.batcher.room`` finds slots and blocks.
 Sources: Sarathi-Serve (OSDI 2024), LPRS (arXiv:2606.09061), FastServe (NSDI 2026);
 ``docs/scheduling.md`` says why.
 """
