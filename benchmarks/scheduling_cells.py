@@ -49,11 +49,11 @@ REGIMES: dict[str, Regime] = {
     "mixed": Regime("chat, reasoning and documents", ("mix=m1", *LENGTHS), (0.95, 0.85, 1.1), 540),
     "slots": Regime("the same with 8 slots", ("mix=m1", *LENGTHS), (0.95, 1.1), 540, max_seqs=8),
     "kv": Regime(
-        "the same with 6,000 tokens of KV",
+        "the same with 3,000 tokens of KV",
         ("mix=m1", *LENGTHS),
         (0.95, 1.1),
         540,
-        num_blocks=376,
+        num_blocks=188,
     ),
     "short": Regime("short chat alone", ("mix=m4", LENGTHS[0]), (0.7, 0.95, 0.3), 1000),
     "long": Regime(
@@ -117,6 +117,7 @@ MECHANISMS = (
     "probation",
     "budget",
     "stretch",
+    "split",
     "interleave",
     "park",
     "evict",

@@ -178,7 +178,7 @@ class ClassConfig:
 class ClassesConfig:
     """The service classes."""
 
-    fast: ClassConfig = field(default_factory=lambda: ClassConfig(patience=4.0))
+    fast: ClassConfig = field(default_factory=lambda: ClassConfig(patience=2.0))
     deep: ClassConfig = field(default_factory=lambda: ClassConfig(max_wait_s=60.0))
     doc: ClassConfig = field(default_factory=lambda: ClassConfig(max_wait_s=60.0))
     batch: ClassConfig = field(default_factory=lambda: ClassConfig(max_wait_s=600.0))
@@ -193,6 +193,7 @@ class MechanismsConfig:
     probation: bool = True  # a long answer leaves the fast class when its quantum is used up
     budget: bool = True  # steps are bounded in time by the classes' targets
     stretch: bool = True  # steps are longer while newcomers queue, up to two targets
+    split: bool = True  # a step ends before the next question where that helps more than it costs
     interleave: bool = True  # a prompt half computed can be overtaken
     park: bool = True  # deep sequences give up their slots to fast ones and keep their blocks
     evict: bool = True  # deep sequences give up their blocks to fast ones

@@ -11,8 +11,8 @@ from prelude.batcher.class_aware import class_aware
 from prelude.batcher.rules import Rules
 from prelude.batcher.view import PolicyState, PrefixHit, ScheduleConfig
 from prelude.conf.schema import ClassConfig
+from prelude.graphs.buckets import Buckets
 from prelude.types.plan import Plan
-from prelude.types.prices import Curve, PriceTable
 from prelude.types.service import SERVICE_CLASSES, ServiceClass
 from tests.policies import PRICES, config, partial, prompt, rows, rules, stream, streams
 from tests.views import Seq, View
@@ -103,7 +103,7 @@ def test_the_tightest_target_of_those_that_decode_counts(name: ServiceClass) -> 
         (0.0, 7.0, 21.0),  # what they wait is no more than the target
         (0.03, 1.0, 30.0),
         (0.0, 15.0, 36.0),  # two prompts of 15 ms, and the streams
-        (9.0, 1.0, 42.0),
+        (9.0, 1.0, 63.0),
     ],
 )
 def test_steps_are_longer_while_fast_prompts_queue(
@@ -208,15 +208,23 @@ def test_what_a_question_leaves_goes_to_nobody_for_it_ends_the_sooner() -> None:
     assert step.price_ms == step.budget_ms == 21.0
 
 
-def test_no_launch_is_stretched_beyond_the_one_that_has_the_best_price() -> None:
-    prices = PriceTable(Curve((1, 32, 512), (2.0, 33.0, 1025.0)))
-    view = View(running=streams(5), waiting=[prompt(n, 30, cost_ms=30.0) for n in range(10, 20)])
-    step, _ = class_aware(view, PolicyState(), prices, config())
-    assert sum(num for _, num in rows(step).values()) == 32
-    assert step.budget_ms == 33.0
-    few = config(max_step_tokens=20)  # what is never launched does not count
-    assert class_aware(view, PolicyState(), prices, few)[0].budget_ms == 21.0
-    assert plan(view).budget_ms == 42.0
+def test_a_step_ends_before_a_prompt_that_the_others_had_better_not_wait_for() -> None:
+    waiting = [prompt(n, 30, cost_ms=31.0, token_ms=1.0, due_s=float(n)) for n in range(10, 12)]
+    view = View(running=streams(5), waiting=waiting)
+    assert rows(plan(view)).keys() & {10, 11} == {10}, "30 ms for the first, one step for both"
+    assert rows(plan(view, rules(off="split")))[11] == (0, 27)
+    view.waiting += [prompt(n, 30, cost_ms=31.0, due_s=float(n)) for n in range(12, 14)]
+    assert 11 in rows(plan(view)), "one more step would hold up three others"
+    view.waiting = [prompt(10, 30, cost_ms=31.0), prompt(11, 4, cost_ms=5.0, token_ms=1.0)]
+    assert rows(plan(view))[11] == (0, 4), "it costs less than a step"
+
+
+def test_a_step_does_not_end_before_what_fills_its_bucket_for_nothing() -> None:
+    """Only the time by which the step gets longer counts, and that is none."""
+    waiting = [prompt(n, 30, cost_ms=31.0, token_ms=1.0) for n in (10, 11)]
+    static = config(rules(target_ms=70.0), buckets=Buckets((1, 2, 4), (64,), 8), mix=False)
+    step, _ = decide(View(waiting=waiting), schedule=static)
+    assert rows(step) == {10: (0, 30), 11: (0, 30)}
 
 
 def test_batch_has_its_turn_after_all_deep_ones() -> None:
@@ -293,7 +301,8 @@ def test_without_others_fast_prompts_have_it_all() -> None:
 
 def test_a_prompt_half_computed_is_overtaken() -> None:
     view = View(running=[partial(0, 900, 400, "fast", due_s=2.0)], waiting=[prompt(1, 30)])
-    assert rows(plan(view)) == {1: (0, 30), 0: (400, 70)}
+    assert rows(plan(view)) == {1: (0, 30)}
+    assert rows(plan(view, rules(off="split"))) == {1: (0, 30), 0: (400, 70)}
     view = View(
         running=[partial(0, 900, 400, due_s=2.0)], waiting=[prompt(1, 60, "doc", due_s=1.0)]
     )

@@ -60,6 +60,22 @@ def test_who_comes_after_some_answers_is_foreseen() -> None:
     assert predicted(run(core)) == seq.prediction.q50
 
 
+def test_who_does_not_come_alone_is_foreseen_in_a_hurry(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    core, hurries = aware(), list[bool]()
+    monkeypatch.setattr(
+        predictor_of(core), "predict", lambda of, *, in_a_hurry: hurries.append(in_a_hurry)
+    )
+    for uid in (1, 2, 3):
+        core.add(request([5, uid], uid=uid))
+    run(core)
+    core.add(request([5, 4], uid=4))
+    core.step()
+    core.add(request([5, 5], uid=5))
+    assert hurries == [False, True, True, False, True]
+
+
 def test_answers_are_learned_from_as_they_ended() -> None:
     core = aware()
     events = serve(core)

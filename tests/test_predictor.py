@@ -185,6 +185,44 @@ def test_nothing_is_predicted_before_there_is_something_to_know() -> None:
     assert foreseen(predictor, ask()).q50 == pytest.approx(20, abs=2)
 
 
+def test_in_a_hurry_who_has_short_answers_is_known_by_its_history_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    predictor = Predictor(QUANTUM)
+    lengths: dict[str, Length] = {"short": lognormal(20, 0.3), "long": lognormal(900, 0.3)}
+    play(predictor, lengths, 400)
+    with monkeypatch.context() as patched:
+        patched.setattr(predictors, "features", None)  # nobody looks at the request
+        brief = predictor.predict(ask(1, "short"), in_a_hurry=True)
+        assert brief is not None and abs(brief.q50 - 20) <= 5
+        assert brief.q90 < 60 and brief.p_deep < 0.05
+        limited = predictor.predict(ask(1, "short", max_tokens=3), in_a_hurry=True)
+        assert limited == (3, 3, 0.0)
+    long = predictor.predict(ask(2, "long"), in_a_hurry=True)
+    assert long == predictor.predict(ask(2, "long")) and long is not None and long.q50 > 500
+    predictor.observe(ask(1, "short"), 20, censored=False)
+    report = predictor.report()
+    assert (report.num_observed, report.num_failures) == (401, 0)
+
+
+def test_who_changes_its_ways_in_a_hurry_is_noticed() -> None:
+    predictor = taught(20)
+    assert predictor.predict(ask(), in_a_hurry=True) == predictor.predict(ask(1), in_a_hurry=True)
+    for uid in range(200):
+        predictor.observe(ask(uid), 900, censored=False)
+    found = predictor.predict(ask(), in_a_hurry=True)
+    assert found is not None and found.p_deep > 0.9
+
+
+def test_in_a_hurry_nothing_is_computed_before_there_is_something_to_know(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    predictor = taught(count=MIN_OBSERVED - 1)
+    monkeypatch.setattr(predictors, "features", None)
+    assert predictor.predict(ask(), in_a_hurry=True) is None
+    assert predictor.report().num_failures == 0
+
+
 def test_a_limit_bounds_the_prediction_if_it_may_be_looked_at() -> None:
     assert foreseen(taught(400), ask(max_tokens=50)) == (50, 50, 0.0)
     assert foreseen(taught(400, contract=False), ask(max_tokens=50)).q50 > 300

@@ -184,7 +184,7 @@ def test_help_lists_the_keys_of_sweep_and_target(target: str, capsys: Capture) -
 
 
 @pytest.mark.parametrize(
-    ("name", "num", "settings"), [("policies", 12, 4), ("tuned", 12, 12), ("ablation", 12, 12)]
+    ("name", "num", "settings"), [("policies", 12, 4), ("tuned", 12, 12), ("ablation", 13, 13)]
 )
 def test_ready_made_sweeps_are_whole(name: str, num: int, settings: int) -> None:
     options = load(SWEEP, SweepConfig, [f"sweep={name}"]).sweep

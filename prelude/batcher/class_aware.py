@@ -7,9 +7,9 @@
 4. What time is left goes to the deep ones that have not had their turn, unless that would hold up
    the first token of a short prompt.
 
-The budget is the tightest target of the classes that decode, stretched while fast prompts queue, as
-far as that pays; or the price of the fast tokens and of what deep ones and prompts are sure of, if
-that is more. ``prelude.batcher.room`` finds slots and blocks.
+The budget is the tightest target of the classes that decode, stretched while fast prompts queue; or
+the price of the fast tokens and of what deep ones and prompts are sure of, if that is more.
+``prelude.batcher.room`` finds slots and blocks.
 Sources: Sarathi-Serve (OSDI 2024), LPRS (arXiv:2606.09061), FastServe (NSDI 2026);
 ``docs/scheduling.md`` says why.
 """
@@ -24,8 +24,7 @@ from prelude.types.plan import Plan
 from prelude.types.prices import PriceTable
 
 _PROMPT_QUANTUM = 0.3  # of a step's target, that prompts have however many decode
-_MAX_STRETCH = 2.0  # times the target
-_ABOUT = 0.03  # of a price a token: no list is truer than that
+_MAX_STRETCH = 3.0  # times the target
 _LEAST_REST = 0.1  # of a step, beside the deep ones' share
 _EASY = 0.8  # of the budget: nobody misses a turn if classes change or contexts grow
 
@@ -34,10 +33,12 @@ def class_aware(
     view: SystemView, state: PolicyState, prices: PriceTable, config: ScheduleConfig
 ) -> tuple[Plan, PolicyState]:
     """See ``Policy``."""
-    step = Composer(view, prices, config, config.idle_step_ms, rank=rank)
-    prompts, rules = Prompts(step, Room(step)), config.rules
+    step, rules = Composer(view, prices, config, config.idle_step_ms, rank=rank), config.rules
     streams = {seq.service_class for seq in step.decoding}
     target_ms = min([rules.itl_ms[name] for name in streams], default=0.0)
+    if streams == {"fast"} and not step.prefilling and next(iter(view.waiting), None) is None:
+        return _next_tokens(step, target_ms), PolicyState(rotor=state.rotor)
+    prompts = Prompts(step, Room(step))
     share = rules.deep_share if "deep" in streams else 0.0
     step.decode([seq for seq in step.decoding if LANES[seq.service_class] == 0])
     plain_ms = _budget_ms(step, prompts, target_ms, share)
@@ -56,6 +57,15 @@ def class_aware(
     return step.plan(), PolicyState(rotor=last.seq_id if last else state.rotor, owed_ms=owed_ms)
 
 
+def _next_tokens(step: Composer, target_ms: float) -> Plan:
+    """What it all comes to where nobody wants anything else: that is often, and quickly said."""
+    step.decode()
+    ms = step.ms_with(0)
+    step.budget_ms = max(target_ms, ms) if step.config.rules.use.budget else inf
+    step.is_settled = ms <= _EASY * step.budget_ms
+    return step.plan()
+
+
 def _budget_ms(step: Composer, prompts: Prompts, target_ms: float, share: float) -> float:
     """Fast tokens are picked already. What others are sure of comes on top of them, if the target
     has no room for it: ``share`` is the deep ones', if any decode."""
@@ -70,7 +80,7 @@ def _budget_ms(step: Composer, prompts: Prompts, target_ms: float, share: float)
 
 def _stretch_ms(step: Composer, prompts: Prompts, target_ms: float, share: float) -> float:
     """While newcomers queue, streams may wait for a token as long as these do, or as it takes to
-    compute them all; but no launch is made larger than pays."""
+    compute them all."""
     use = step.config.rules.use
     if not (prompts.has_short and step.decoding and use.budget and use.stretch):
         return 0.0
@@ -79,20 +89,7 @@ def _stretch_ms(step: Composer, prompts: Prompts, target_ms: float, share: float
         return 0.0
     begun_ms, waited_ms = step.ms_with(0), 1e3 * (step.view.now_s - newcomers[0].queued_s)
     all_ms = (begun_ms + sum([seq.cost_ms for seq in newcomers])) / max(1.0 - share, _LEAST_REST)
-    most_ms = min(max(waited_ms, all_ms), _MAX_STRETCH * target_ms)
-    if most_ms <= target_ms:
-        return most_ms
-    return min(most_ms, step.ms_with(max(_largest_launch(step) - step.num_tokens, 0)))
-
-
-def _largest_launch(step: Composer) -> int:
-    """Tokens of the largest launch that has about the best price for each of them."""
-    body, most = step.prices.body, step.config.max_step_tokens
-    points = zip(body.counts, body.ms, strict=True)
-    each_ms = {count: ms / count for count, ms in points if count < most}
-    each_ms[most] = body.at(most) / most
-    limit_ms = (1.0 + _ABOUT) * min(each_ms.values())
-    return max([count for count, ms in each_ms.items() if ms <= limit_ms])
+    return min(max(waited_ms, all_ms), _MAX_STRETCH * target_ms)
 
 
 def _turns(step: Composer, rotor: int) -> list[SequenceView]:

@@ -58,7 +58,10 @@ class Composer:
     limits: tuple[float, int] | None = None  # milliseconds and tokens; known when asked for
     copies: Copies = field(init=False)
     _shared: tuple[float, Lanes] = field(init=False)
-    _priced: tuple[Lanes | None, float] = (None, 0.0)  # the last, for they are asked again
+    _priced: tuple[Lanes | None, float] = (None, 0.0)  # what is picked, for it is asked again
+    _tried: tuple[Lanes, Pick, Lanes, float] | None = (
+        None  # the last chunk that fits: before, after
+    )
 
     def __post_init__(self) -> None:
         self.copies = Copies(self.view, self.config)
@@ -95,7 +98,8 @@ class Composer:
         priced, launches_ms = self._priced
         if priced is not lanes:
             launches_ms = sum([self._launch_ms(kind, sums) for kind, sums in lanes.items()])
-            self._priced = lanes, launches_ms
+            if lanes is self.lanes:
+                self._priced = lanes, launches_ms
         return self.copies.ms + launches_ms
 
     def chunk(self, seq: SequenceView, start: int, at_least: int = 0) -> int:
@@ -107,7 +111,11 @@ class Composer:
         low, high = min(at_least, limit), limit
         middle = limit  # mostly all of it fits
         while low < high:
-            if self.price_ms(self._with(Pick.of(seq, start, middle))) <= limit_ms:
+            pick = Pick.of(seq, start, middle)
+            lanes = self._with(pick)
+            ms = self.price_ms(lanes)
+            if ms <= limit_ms:
+                self._tried = self.lanes, pick, lanes, ms - self.copies.ms
                 low = middle
             else:
                 high = middle - 1
@@ -269,8 +277,13 @@ class Composer:
         )
 
     def _pick(self, seq: SequenceView, start: int, count: int, blocks: int) -> None:
-        pick = self.picks[seq.seq_id] = Pick.of(seq, start, count)
-        self.lanes = self._with(pick)
+        pick = Pick.of(seq, start, count)
+        before, tried, lanes, ms = self._tried or (None, pick, {}, 0.0)
+        if before is self.lanes and tried.seq is seq and tried.count == count:
+            self.lanes, self._priced = lanes, (lanes, ms)
+        else:
+            self.lanes = self._with(pick)
+        self.picks[seq.seq_id] = pick
         self.num_available -= blocks
 
     def _lane(self, count: int) -> LaunchKind:

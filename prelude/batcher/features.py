@@ -46,5 +46,9 @@ def features(request: Request, *, contract: bool) -> Features:
     found.update([(one >> 8) % NUM_ROWS for one in single])
     pairs = zip(single[1:], last, strict=False)
     found.update([(one + before * _BEFORE >> 8) % NUM_ROWS for one, before in pairs])
-    rows = np.array(sorted(found), np.int64)
-    return Features(rows, 1 + crc32(hints.client.encode()) % (NUM_CLIENTS - 1))
+    return Features(np.array(sorted(found), np.int64), client_row(hints.client))
+
+
+def client_row(client: str) -> int:
+    """Of the client's own history."""
+    return 1 + crc32(client.encode()) % (NUM_CLIENTS - 1)

@@ -44,11 +44,11 @@ class HazardModel:
 
     def cdf(self, of: Features) -> Floats:
         """P(length <= last of the bin), [NUM_BINS]."""
-        odds = self._history(of.client) + self.weights.take(of.rows, axis=0).sum(axis=0)
-        odds *= -0.5
-        survival = _logistic(odds).cumprod()
-        cdf: Floats = np.subtract(1.0, survival, out=survival)
-        return cdf
+        return _cdf(self._history(of.client) + self.weights.take(of.rows, axis=0).sum(axis=0))
+
+    def client_cdf(self, client: int) -> Floats:
+        """The same by the client's history alone."""
+        return _cdf(self._history(client).copy())
 
     def learn(self, of: Features, num_tokens: int, *, censored: bool, since: int = 0) -> None:
         """An answer ended with ``num_tokens``; a ``censored`` one did not end with them. What its
@@ -89,6 +89,14 @@ class HazardModel:
             history = np.minimum(np.maximum(history, _RARE), 1.0 - _RARE)
             found = self._histories[client] = np.log(history / (1.0 - history))
         return found
+
+
+def _cdf(odds: Floats) -> Floats:
+    """Of the logarithms of the odds to end in each bin, in their place."""
+    odds *= -0.5
+    survival = _logistic(odds).cumprod()
+    cdf: Floats = np.subtract(1.0, survival, out=survival)
+    return cdf
 
 
 def _logistic(half: Floats) -> Floats:

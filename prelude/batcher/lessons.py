@@ -9,9 +9,10 @@ from prelude.types.request import FinishReason, Request
 from prelude.types.service import Prediction
 
 _MANY = 32  # that may wait however busy the engine is
-_AT_ONCE = 8  # well below a millisecond
-_YOUNG = 256  # answers that are all learned from
-_ONE_IN = 4  # of the later ones, while the engine is busy
+_AT_ONCE = 2  # in idle time, some tens of microseconds each: somebody may come
+_A_STEP = 8  # of a young predictor
+_YOUNG = 64  # answers that are all learned from
+_ONE_IN = 8  # of the later ones, while the engine is busy
 
 
 class Lessons:
@@ -21,9 +22,11 @@ class Lessons:
         self.predictor = predictor
         self._ended: deque[tuple[Request, int, bool]] = deque()
 
-    def predict(self, request: Request) -> Prediction | None:
+    def predict(self, request: Request, *, in_a_hurry: bool = False) -> Prediction | None:
         """See ``Predictor``; nothing where no tokens are asked for."""
-        return self.predictor.predict(request) if self.predictor and not request.embeds else None
+        if not self.predictor or request.embeds:
+            return None
+        return self.predictor.predict(request, in_a_hurry=in_a_hurry)
 
     def survived(self, request: Request, num_tokens: int) -> None:
         """See ``Predictor``: that is rare, and no answer must end before it."""
@@ -37,24 +40,24 @@ class Lessons:
 
     def after_step(self) -> None:
         """Who is never idle has to learn all the same: from all answers at first, then from every
-        fourth, for they say much the same."""
+        eighth, for they say much the same."""
         ended, predictor = self._ended, self.predictor
         if len(ended) < _MANY or predictor is None:
             return
         if predictor.num_observed < _YOUNG:
-            self.learn()
+            self.learn(_A_STEP)
             return
         for number in range(len(ended)):
             request, num_tokens, censored = ended.popleft()
             in_full = number % _ONE_IN == 0
             predictor.observe(request, num_tokens, censored=censored, in_full=in_full)
 
-    def learn(self) -> bool:
+    def learn(self, at_once: int = _AT_ONCE) -> bool:
         """From a few of them; False if there are none."""
         ended, predictor = self._ended, self.predictor
         if not ended or predictor is None:
             return False
-        for _ in range(min(len(ended), _AT_ONCE)):
+        for _ in range(min(len(ended), at_once)):
             request, num_tokens, censored = ended.popleft()
             predictor.observe(request, num_tokens, censored=censored)
         return True

@@ -2,7 +2,8 @@
 
 Short ones are those of fast sequences, and of deep ones that are not dearer than a document; all
 others are long. A step that has short ones carries beside them only what others are sure of, so
-that it ends sooner.
+that it ends sooner; and it ends before the next short one, if those whose prompts are done with it
+gain more by that than all who wait lose by one more step.
 """
 
 from collections.abc import Iterable, Iterator
@@ -17,6 +18,7 @@ from prelude.types.service import ServiceClass
 
 _MAX_LOOK = 8  # deep prompts looked at to see of what kind they are
 _MAX_SCAN = 64  # prompts looked at in a step, of a lane
+_ONE_MORE = 12.0  # what a step costs besides its tokens, the host's part too, in one-token steps
 
 _LONG: tuple[ServiceClass, ...] = ("doc", "deep", "batch")
 
@@ -33,8 +35,11 @@ class Prompts:
         self._room = room
         self._line = step.view.line
         self.is_short = False
+        self._num_ending = 0  # short prompts that are done with this step
         resident = [self._is_short(seq) for seq in step.prefilling]
-        has_slot = room.has_slot(is_urgent=any(self._is_late(seq) for seq in self._heads()))
+        has_slot = room.has_slot(is_urgent=False) or (
+            any(self._is_late(seq) for seq in self._heads()) and room.has_slot(is_urgent=True)
+        )
         deep = [self._is_short(seq) for seq in self._line("deep")[:_MAX_LOOK]] if has_slot else []
         has_fast = bool(self._line("fast")) and room.has_slot(is_urgent=True)
         has_docs = bool(self._line("doc") or self._line("batch")) and has_slot
@@ -95,7 +100,7 @@ class Prompts:
 
     def _fill_short(self, at_least: int) -> int:
         before = len(self._step.picks)
-        at_least = self._fill(self._short(), at_least)
+        at_least = self._fill(self._short(), at_least, is_short=True)
         self.is_short |= len(self._step.picks) > before
         return at_least
 
@@ -146,7 +151,23 @@ class Prompts:
         ahead = [islice(filter(view.is_ahead, line), _MAX_SCAN) for _, line in twice]
         return chain(merge(*near, key=_due), merge(*ahead, key=_due))
 
-    def _fill(self, seqs: Iterable[SequenceView], at_least: int) -> int:
+    def _ends_before(self, seq: SequenceView) -> bool:
+        """True if the step had better end here: the mean time to the first token is least where
+        cheap prompts do not wait for dear ones, but for the price of more steps."""
+        step, num_ending = self._step, self._num_ending
+        if not num_ending or not step.config.rules.use.split:
+            return False
+        num_left = len(self._line("fast")) + len(step.prefilling) - num_ending
+        prices, token_ms = step.prices, max(seq.token_ms, 1e-9)
+        one_more_ms = _ONE_MORE * prices.scale * prices.body.ms[0]
+        worth_ms = one_more_ms * max(num_left, 1) / num_ending
+        alone_ms = seq.num_pending * token_ms if seq.num_computed else seq.cost_ms
+        if alone_ms <= worth_ms:
+            return False
+        longer_ms = step.ms_with(round(alone_ms / token_ms)) - step.ms_with(0)
+        return min(longer_ms, step.budget_ms - step.ms_with(0)) > worth_ms
+
+    def _fill(self, seqs: Iterable[SequenceView], at_least: int, *, is_short: bool = False) -> int:
         """Chunks for as many as there is time for; what the next one gets at least."""
         step, room = self._step, self._room
         residents = {seq.seq_id for seq in step.prefilling}
@@ -157,6 +178,8 @@ class Prompts:
             seq_id, is_fast = seq.seq_id, seq.service_class == "fast"
             if seq_id in picks or seq_id in step.preempted or seq_id in step.parked:
                 continue
+            if is_short and self._ends_before(seq):
+                break
             if seq_id in residents:
                 residents.remove(seq_id)
                 count = step.chunk(seq, seq.num_computed, at_least)
@@ -168,6 +191,7 @@ class Prompts:
             else:
                 continue
             at_least = 0 if count else at_least
+            self._num_ending += bool(is_short and count and picks[seq_id].is_last)
             if not count or picks[seq_id].mode is None:  # who got all it needs may leave some over
                 is_full = step.is_full
         return at_least

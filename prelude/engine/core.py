@@ -198,7 +198,7 @@ class EngineCore:
         cached, end = self.ledger.match(first).num_tokens, first.num_prompt
         token_ms = prompt_ms(prices, 0, end, chunk) / end
         first_ms = prompt_ms(prices, cached, end, chunk)
-        prediction = self._lessons.predict(first.request)
+        prediction = self._lessons.predict(first.request, in_a_hurry=self._has_sequences)
         for seq in group:
             seq.prediction = prediction
             seq.token_ms = token_ms
