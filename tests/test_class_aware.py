@@ -1,6 +1,7 @@
 """The class-aware policy over views written by hand: who gets into a step, in which order, and how
 much of its time. A launch costs 1 ms and a token 1 ms; the target between tokens is 21 ms."""
 
+from dataclasses import replace
 from math import ceil, inf
 
 import pytest
@@ -314,6 +315,18 @@ def test_a_prompt_half_computed_is_overtaken() -> None:
 def test_without_interleaving_it_is_not() -> None:
     view = View(running=[partial(0, 900, 400)], waiting=[prompt(1, 30)])
     assert rows(plan(view, rules(off="interleave"))) == {0: (400, 100)}
+
+
+def test_the_minimum_is_smaller_where_a_token_is_dear() -> None:
+    """Far into a prompt each token looks at very many others."""
+    prices = replace(PRICES, ms_per_pair=0.01)
+    view = View(running=[*streams(20), partial(30, 900, 800)])
+    for min_chunk in (4, 16):
+        step, _ = class_aware(view, PolicyState(), prices, config(min_chunk=min_chunk))
+        assert rows(step)[30] == (800, 1), "9 ms a token, and 21 for the streams"
+    view.running[-1] = partial(30, 900, 300)
+    step, _ = class_aware(view, PolicyState(), prices, config(min_chunk=4))
+    assert rows(step)[30] == (300, 2), "4 ms a token"
 
 
 def test_prompts_move_by_a_minimum_whatever_time_is_left() -> None:

@@ -59,9 +59,7 @@ class Composer:
     copies: Copies = field(init=False)
     _shared: tuple[float, Lanes] = field(init=False)
     _priced: tuple[Lanes | None, float] = (None, 0.0)  # what is picked, for it is asked again
-    _tried: tuple[Lanes, Pick, Lanes, float] | None = (
-        None  # the last chunk that fits: before, after
-    )
+    _tried: tuple[Lanes, Pick, Lanes, float] | None = None  # a chunk that fits: before, after
 
     def __post_init__(self) -> None:
         self.copies = Copies(self.view, self.config)
@@ -215,6 +213,11 @@ class Composer:
         if count:
             lanes = {**lanes, "prefill": lanes["prefill"].plus(0, count, "greedy")}
         return self.price_ms(lanes)
+
+    def ms_with_chunk(self, seq: SequenceView, start: int, count: int) -> float:
+        """Price of the step with that chunk of ``seq``, as far as there is so much of it."""
+        count = min(count, seq.num_tokens - start)
+        return self.price_ms(self._with(Pick.of(seq, start, count)))
 
     @property
     def promised(self) -> int:

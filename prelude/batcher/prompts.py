@@ -18,6 +18,7 @@ from prelude.types.service import ServiceClass
 
 _MAX_LOOK = 8  # deep prompts looked at to see of what kind they are
 _MAX_SCAN = 64  # prompts looked at in a step, of a lane
+_MOST_OVER = 1.2  # of the budget, for the least chunk: far into a long prompt a token is dear
 _ONE_MORE = 12.0  # what a step costs besides its tokens, the host's part too, in one-token steps
 
 _LONG: tuple[ServiceClass, ...] = ("doc", "deep", "batch")
@@ -58,8 +59,8 @@ class Prompts:
         """Give them their chunks. Long ones are owed their share of the time that prompts take.
         Once they are owed ``target_ms``, they keep it in each step, and have what short ones leave,
         as they do where no short one can have a chunk; but steps are not stretched for them beyond
-        ``plain_ms``. The first to get a chunk gets ``min_chunk`` tokens whatever time is left, so
-        that prompts always move. Returns what long ones are owed now."""
+        ``plain_ms``. The first to get a chunk gets ``min_chunk`` tokens (see ``_least``) whatever
+        time is left, so that prompts always move. Returns what long ones are owed now."""
         step, at_least = self._step, self._step.config.min_chunk
         if not step.config.rules.use.interleave:  # what is half computed is not overtaken
             at_least = self._fill(step.prefilling, at_least)
@@ -151,6 +152,15 @@ class Prompts:
         ahead = [islice(filter(view.is_ahead, line), _MAX_SCAN) for _, line in twice]
         return chain(merge(*near, key=_due), merge(*ahead, key=_due))
 
+    def _least(self, seq: SequenceView, start: int, at_least: int) -> int:
+        """Tokens that the first prompt has whatever time is left: ``at_least``, or less where these
+        alone would make the step much longer than its budget; one in any case."""
+        step = self._step
+        most_ms = _MOST_OVER * step.budget_ms
+        while at_least > 1 and step.ms_with_chunk(seq, start, at_least) > most_ms:
+            at_least //= 2
+        return at_least
+
     def _ends_before(self, seq: SequenceView) -> bool:
         """True if the step had better end here: the mean time to the first token is least where
         cheap prompts do not wait for dear ones, but for the price of more steps."""
@@ -182,7 +192,8 @@ class Prompts:
                 break
             if seq_id in residents:
                 residents.remove(seq_id)
-                count = step.chunk(seq, seq.num_computed, at_least)
+                start = seq.num_computed
+                count = step.chunk(seq, start, self._least(seq, start, at_least))
                 count = step.add_resident(seq, count) if count else 0
             elif may_admit and room.is_open(is_fast=is_fast):
                 is_urgent = is_fast or self._is_late(seq)
@@ -203,7 +214,8 @@ class Prompts:
         hit = step.view.match(seq)
         if not room.find_blocks(seq, hit, is_urgent=is_urgent):
             return 0
-        count = step.chunk(seq, hit.num_tokens, at_least)
+        start = hit.num_tokens
+        count = step.chunk(seq, start, self._least(seq, start, at_least))
         if count and room.take(seq, hit, count, is_urgent=is_urgent):
             step.admit(seq, hit, count)
             return count
