@@ -76,6 +76,7 @@ class Principal:
             hints,
             client=self.name,
             service_class=self._class(hints.service_class),
+            is_assigned=self.service_class not in (None, "fast"),
             priority=max(hints.priority, self.priority),
         )
 

@@ -109,6 +109,18 @@ def test_wishes_to_wait_are_granted(
     assert arrived(sequence(service_class=wish), uncached_ms) == name
 
 
+@pytest.mark.parametrize("wish", ["deep", "doc"])
+def test_a_wish_to_wait_is_not_heard_where_the_answer_will_be_short(wish: ServiceClass) -> None:
+    short = Prediction(5.0, 9.0, 0.2)
+    assert arrived(sequence(service_class=wish, prediction=short)) == "fast"
+    assert arrived(sequence(service_class=wish, prediction=Prediction(5.0, 9.0, 0.6))) == wish
+    assert arrived(sequence(service_class=wish, prediction=short), 60.0) == "doc", "as it is one"
+    assert arrived(sequence(service_class=wish, prediction=short, is_assigned=True)) == wish
+    made = rules(off="prediction")
+    assert arrived(sequence(service_class=wish, prediction=short), made=made) == wish
+    assert lives(sequence(service_class=wish, prediction=short), [1] * 8)[-1] == "deep"
+
+
 def test_a_wish_to_be_fast_is_heard_by_nobody() -> None:
     assert arrived(sequence(service_class="fast", prediction=_SURE)) == "deep"
     assert arrived(sequence(service_class="fast", reasoning="high")) == "deep"

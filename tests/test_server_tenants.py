@@ -102,7 +102,9 @@ def test_a_class_is_a_default_and_the_most(
     most: ServiceClass | None, wish: ServiceClass | None, given_class: ServiceClass | None
 ) -> None:
     who = Principal(name="a", service_class=most)
-    assert who.bound(Hints(service_class=wish)).service_class == given_class
+    hints = who.bound(Hints(service_class=wish))
+    assert hints.service_class == given_class
+    assert hints.is_assigned == (most in ("deep", "batch")), "or it could be guessed to be better"
 
 
 def test_urgency_is_the_keys_to_give() -> None:

@@ -4,7 +4,9 @@ Everybody begins as ``fast``, on probation: a quantum of output tokens, counted 
 milliseconds of decoding alone. Whoever uses it up is ``deep``, and fast again, with a new quantum,
 when its reasoning ends and its answer begins (PASCAL, HPCA 2026). What is known to be deep skips
 the probation (FastServe, NSDI 2026); a long prompt makes a ``doc`` until it is computed. A wish to
-be fast is heard by nobody: the class is earned, so lying about it wins at most one quantum.
+be fast is heard by nobody: the class is earned, so lying about it wins at most one quantum. One to
+be deep or a document is heard as long as nothing is known: a label that is wrong harms nobody, not
+even who bears it.
 """
 
 from prelude.batcher.rules import Rules
@@ -13,6 +15,7 @@ from prelude.types.prices import PriceTable
 from prelude.types.service import ServiceClass
 
 _SURELY_DEEP = 0.9
+_RATHER_SHORT = 0.5
 
 
 def prompt_ms(prices: PriceTable, start: int, end: int, chunk: int) -> float:
@@ -37,7 +40,7 @@ class Classifier:
         seq.cost_ms = uncached_ms
         seq.quantum_end = self._rules.quantum
         seq.service_class = "doc" if uncached_ms > self._rules.doc_ms else self._decoding(seq)
-        wish = seq.request.hints.service_class
+        wish = self._wish(seq)
         if wish == "batch" or (wish == "doc" and seq.service_class == "fast"):
             seq.service_class = wish
         if self._rules.use.cost_order:
@@ -58,12 +61,20 @@ class Classifier:
         elif num_output >= seq.quantum_end and self._rules.use.probation:
             seq.service_class = "deep"
 
+    def _wish(self, seq: Sequence) -> ServiceClass | None:
+        """What the request says of itself, unless more is known; what its key says always counts."""
+        hints, prediction = seq.request.hints, seq.prediction
+        wish = hints.service_class
+        if wish not in ("deep", "doc") or hints.is_assigned or not self._rules.use.prediction:
+            return wish
+        return None if prediction and prediction.p_deep < _RATHER_SHORT else wish
+
     def _decoding(self, seq: Sequence) -> ServiceClass:
         """The class that its answer begins in."""
         rules, hints = self._rules, seq.request.hints
         if rules.use.contract and (hints.is_bounded or seq.max_tokens <= rules.quantum):
             return "fast"
-        if hints.service_class == "deep" or (rules.use.contract and hints.reasoning == "high"):
+        if self._wish(seq) == "deep" or (rules.use.contract and hints.reasoning == "high"):
             return "deep"
         foreseen = seq.prediction is not None and seq.prediction.p_deep >= _SURELY_DEEP
         return "deep" if rules.use.prediction and foreseen else "fast"
