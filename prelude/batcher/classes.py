@@ -62,7 +62,7 @@ class Classifier:
             seq.service_class = "deep"
 
     def _wish(self, seq: Sequence) -> ServiceClass | None:
-        """What the request says of itself, unless more is known; what its key says always counts."""
+        """What the request says of itself, unless more is known; what its key says counts."""
         hints, prediction = seq.request.hints, seq.prediction
         wish = hints.service_class
         if wish not in ("deep", "doc") or hints.is_assigned or not self._rules.use.prediction:

@@ -19,7 +19,8 @@ class Hints(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     ``service_class`` is a wish: ``batch`` is granted, ``deep`` and ``doc`` too, unless its client's
     answers are known to be short, ``fast`` has to be earned like everybody else's. It is none where
-    it ``is_assigned``: then the key's owner has said so. ``priority`` counts for the policy of that name, smaller first.
+    it ``is_assigned``: then the key's owner has said so. ``priority`` counts for the policy of that
+    name, smaller first.
     ``client`` pays for what is used; ``template`` is a digest of what requests of its kind share
     (system prompt, tools). ``is_bounded`` says that a schema or a choice bounds the answer.
     Deadlines are milliseconds after arrival, for the first token and for the last one;
