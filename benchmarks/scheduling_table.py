@@ -13,8 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
-from benchmarks import scheduling_decide
+import msgspec
+
+from benchmarks import scheduling_decide, scheduling_http_table
 from benchmarks.scheduling_cells import FAST, MAIN, OURS, REGIMES, STEP_MS, TUNED, VARIANTS
+from benchmarks.scheduling_http import HttpDocument
 from benchmarks.scheduling_record import Document, Run, keyed, pooled, read
 from benchmarks.scheduling_stats import MEAN, P50, P90, P99, Statistic, ratio, value
 from prelude.bench.result import Interval
@@ -22,6 +25,7 @@ from prelude.bench.result import Interval
 HERE = Path(__file__).parent
 RESULT = HERE / "results/cpu/scheduling.json"
 DECISIONS = HERE / "results/cpu/scheduling_decide.json"
+HTTP = HERE / "results/cpu"  # scheduling_http*.json
 BEGIN, END = "<!-- scheduling -->\n", "<!-- end of scheduling -->\n"
 PLAIN = "plain"
 
@@ -367,6 +371,13 @@ def decisions(path: Path) -> str:
     return scheduling_decide.table(json.loads(path.read_text())) if path.exists() else ""
 
 
+def over_http(folder: Path) -> str:
+    """What was measured over HTTP, a table for each model."""
+    paths = sorted(folder.glob("scheduling_http*.json"))
+    found = [msgspec.json.decode(path.read_bytes(), type=HttpDocument) for path in paths]
+    return "".join(map(scheduling_http_table.table, found))
+
+
 def written(page: str, document: Document, more: str = "") -> str:
     """The page with what is between its marks brought up to date."""
     before, rest = page.split(BEGIN)
@@ -374,9 +385,14 @@ def written(page: str, document: Document, more: str = "") -> str:
     return f"{before}{BEGIN}{tables(document)}{more}\n{END}{after}"
 
 
+def others() -> str:
+    """The tables that are not of ``RESULT``."""
+    return over_http(HTTP) + decisions(DECISIONS)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     path = HERE / "README.md"
-    path.write_text(written(path.read_text(), read(RESULT), decisions(DECISIONS)))
+    path.write_text(written(path.read_text(), read(RESULT), others()))
     return 0
 
 

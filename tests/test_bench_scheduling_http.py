@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from benchmarks import scheduling_http
+from benchmarks import scheduling_http, scheduling_http_table
 from benchmarks.peers import vllm_server
 from benchmarks.scheduling_cells import OURS
 from benchmarks.scheduling_http import (
@@ -181,3 +181,18 @@ def test_help_says_how() -> None:
         cwd=Path(__file__).resolve().parent.parent,
     )
     assert "--vllm-python" in done.stdout
+
+
+def test_the_table_holds_others_against_ours_at_the_same_rate_and_at_the_same_load() -> None:
+    def of(server: str, rate: float, ms: float) -> Level:
+        samples = [("chat", ms, 2 * ms, 1.0)] * 3 + [("deep", ms, 900.0, 1.0)]
+        return Level(server, rate, sustained[server], 10.0, {}, samples, Observer(None).finish())
+
+    sustained = {"vllm": 4.0, OURS: 8.0}
+    levels = [of("vllm", 2.0, 300.0), of(OURS, 2.0, 10.0), of(OURS, 4.0, 60.0)]
+    document = HttpDocument(["python"], "demo", 0.125, 0.5, [], levels)
+    lines = scheduling_http_table.table(document).splitlines()
+    assert lines[1].startswith("**Over HTTP, demo, lengths times 0.125, at 0.5 of what vllm")
+    assert lines[5] == "| vllm | 2.00 | 0.50 | 300.0 | 300.0 | 30.0 | 5.0 | 1.0 | 900 | 10 | 0 |"
+    assert lines[6] == f"| {OURS} | 2.00 | 0.25 | 10.0 | 10.0 |  |  | 1.0 | 900 | 10 | 0 |"
+    assert scheduling_http_table.table(HttpDocument(["python"], "demo", 1.0, 0.9, [])) == ""

@@ -12,13 +12,12 @@ from benchmarks.scheduling_cells import OURS, REGIMES, STEP_MS, TUNED
 from benchmarks.scheduling_record import Document, Kind, Run, Simulated, Tried, read
 from benchmarks.scheduling_stats import MEAN, MOST, P50, P99, ratio, value
 from benchmarks.scheduling_table import (
-    DECISIONS,
     HERE,
     MEASURES,
     RESULT,
     Measure,
     bound,
-    decisions,
+    others,
     tables,
     verdict,
     written,
@@ -226,8 +225,9 @@ def test_only_what_is_between_the_marks_is_written() -> None:
 
 def test_the_page_is_up_to_date() -> None:
     page = (HERE / "README.md").read_text()
-    more = decisions(DECISIONS)
-    assert written(page, read(RESULT), more) == page, "run python -m benchmarks.scheduling_table"
+    assert written(page, read(RESULT), others()) == page, (
+        "run python -m benchmarks.scheduling_table"
+    )
 
 
 def test_the_result_is_small_enough_to_keep() -> None:
@@ -240,6 +240,7 @@ def test_the_command_writes_the_page(tmp_path: Any, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(scheduling_table, "HERE", tmp_path)
     monkeypatch.setattr(scheduling_table, "RESULT", tmp_path / "none.json")
     monkeypatch.setattr(scheduling_table, "DECISIONS", tmp_path / "none.json")
+    monkeypatch.setattr(scheduling_table, "HTTP", tmp_path)
     assert scheduling_table.main() == 0
     assert page.read_text() == written(page.read_text(), Document())
 

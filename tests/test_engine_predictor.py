@@ -89,6 +89,7 @@ def test_an_aborted_answer_is_cut_off_and_a_stopped_one_has_what_was_kept(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     core, seen = aware(), list[tuple[int, int, bool]]()
+    predictor_of(core)._counts.observed = 1000  # or it would not wait
     monkeypatch.setattr(
         predictor_of(core),
         "observe",
@@ -156,14 +157,16 @@ def test_a_damaged_file_is_a_cold_start(tmp_path: Path, caplog: pytest.LogCaptur
 
 def test_who_is_never_idle_learns_all_the_same() -> None:
     core = aware()
-    for uid in range(2 * MIN_OBSERVED):
+    learned = list[int]()
+    for uid in range(5 * MIN_OBSERVED):
         core.add(request([uid + 1, 7, 9], uid=uid, max_tokens=2))
     while core.has_work:
         core.step()
-    num_learned = predictor_of(core).report().num_observed
-    assert MIN_OBSERVED <= num_learned < 2 * MIN_OBSERVED
+        learned.append(predictor_of(core).report().num_observed)
+    assert {8, 16, 24, 32} <= set(learned), "the first at once"
+    assert 3 * MIN_OBSERVED < learned[-1] < 5 * MIN_OBSERVED and len(set(learned[-10:])) < 5
     core.close()
-    assert predictor_of(core).report().num_observed == 2 * MIN_OBSERVED
+    assert predictor_of(core).report().num_observed == 5 * MIN_OBSERVED
 
 
 def test_a_predictor_that_fails_harms_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,8 +10,8 @@ from prelude.types.service import Prediction
 
 _MANY = 32  # that may wait however busy the engine is
 _AT_ONCE = 2  # in idle time, some tens of microseconds each: somebody may come
-_A_STEP = 8  # of a young predictor
-_YOUNG = 64  # answers that are all learned from
+_A_STEP = 8  # while it is young
+_YOUNG = 64  # answers that are all learned from, and at once
 _ONE_IN = 8  # of the later ones, while the engine is busy
 
 
@@ -39,13 +39,13 @@ class Lessons:
             self._ended.append((request, num_tokens, reason not in ("stop", "length")))
 
     def after_step(self) -> None:
-        """Who is never idle has to learn all the same: from all answers at first, then from every
-        eighth, for they say much the same."""
+        """Who is never idle has to learn all the same: from the first answers at once, for nothing
+        is known before; then from every eighth, for they say much the same."""
         ended, predictor = self._ended, self.predictor
-        if len(ended) < _MANY or predictor is None:
-            return
-        if predictor.num_observed < _YOUNG:
+        if predictor is not None and predictor.num_observed < _YOUNG:
             self.learn(_A_STEP)
+            return
+        if len(ended) < _MANY or predictor is None:
             return
         for number in range(len(ended)):
             request, num_tokens, censored = ended.popleft()
