@@ -31,8 +31,8 @@ def table(document: HttpDocument) -> str:
     count = min(len(_of(level, "chat", 1)) for level in document.levels)
     title = (
         f"\n**Over HTTP, {document.model}, lengths times {document.scale:g}, at {document.load:g} "
-        f"of what {document.levels[0].server} sustains and of what each sustains itself**, at least "
-        f"{count} chat requests each:\n\n"
+        f"of what {document.levels[0].server} sustains and of what each sustains itself**; at "
+        f"least {count} chat requests each:\n\n"
     )
     rows = [f"| {' | '.join(_COLUMNS)} |\n", f"|{'---|' * len(_COLUMNS)}\n"]
     return title + "".join([*rows, *(_row(level, document.levels) for level in document.levels)])
