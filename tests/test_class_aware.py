@@ -321,12 +321,12 @@ def test_the_minimum_is_smaller_where_a_token_is_dear() -> None:
     """Far into a prompt each token looks at very many others."""
     prices = replace(PRICES, ms_per_pair=0.01)
     view = View(running=[*streams(20), partial(30, 900, 800)])
-    for min_chunk in (4, 16):
+    for min_chunk, count in ((4, 4), (16, 8), (40, 10), (50, 12)):
         step, _ = class_aware(view, PolicyState(), prices, config(min_chunk=min_chunk))
-        assert rows(step)[30] == (800, 1), "9 ms a token, and 21 for the streams"
-    view.running[-1] = partial(30, 900, 300)
-    step, _ = class_aware(view, PolicyState(), prices, config(min_chunk=4))
-    assert rows(step)[30] == (300, 2), "4 ms a token"
+        assert rows(step)[30] == (800, count), "9 ms a token, and 21 for the streams"
+    view.running[-1] = partial(30, 900, 1)
+    step, _ = class_aware(view, PolicyState(), prices, config(min_chunk=16))
+    assert rows(step)[30] == (1, 8), "1 ms a token, and 25 at most"
 
 
 def test_prompts_move_by_a_minimum_whatever_time_is_left() -> None:

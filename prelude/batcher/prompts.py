@@ -19,6 +19,7 @@ from prelude.types.service import ServiceClass
 _MAX_LOOK = 8  # deep prompts looked at to see of what kind they are
 _MAX_SCAN = 64  # prompts looked at in a step, of a lane
 _MOST_OVER = 1.2  # of the budget, for the least chunk: far into a long prompt a token is dear
+_FEWEST = 8  # tokens that it is not made smaller than
 _ONE_MORE = 12.0  # what a step costs besides its tokens, the host's part too, in one-token steps
 
 _LONG: tuple[ServiceClass, ...] = ("doc", "deep", "batch")
@@ -154,10 +155,11 @@ class Prompts:
 
     def _least(self, seq: SequenceView, start: int, at_least: int) -> int:
         """Tokens that the first prompt has whatever time is left: ``at_least``, or less where these
-        alone would make the step much longer than its budget; one in any case."""
+        alone would make the step much longer than its budget. Below some a chunk hardly gets
+        cheaper, for all of them read the context once."""
         step = self._step
         most_ms = _MOST_OVER * step.budget_ms
-        while at_least > 1 and step.ms_with_chunk(seq, start, at_least) > most_ms:
+        while at_least >= 2 * _FEWEST and step.ms_with_chunk(seq, start, at_least) > most_ms:
             at_least //= 2
         return at_least
 
