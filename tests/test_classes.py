@@ -113,7 +113,9 @@ def test_wishes_to_wait_are_granted(
 def test_a_wish_to_wait_is_not_heard_where_the_answer_will_be_short(wish: ServiceClass) -> None:
     short = Prediction(5.0, 9.0, 0.2)
     assert arrived(sequence(service_class=wish, prediction=short)) == "fast"
-    assert arrived(sequence(service_class=wish, prediction=Prediction(5.0, 9.0, 0.6))) == wish
+    long = Prediction(50.0, 90.0, 0.6)
+    heard = {"deep": "deep", "doc": "fast"}[wish]
+    assert arrived(sequence(service_class=wish, prediction=long)) == heard
     assert arrived(sequence(service_class=wish, prediction=short), 60.0) == "doc", "as it is one"
     assert arrived(sequence(service_class=wish, prediction=short, is_assigned=True)) == wish
     made = rules(off="prediction")

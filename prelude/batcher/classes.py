@@ -15,7 +15,7 @@ from prelude.types.prices import PriceTable
 from prelude.types.service import ServiceClass
 
 _SURELY_DEEP = 0.9
-_RATHER_SHORT = 0.5
+_RATHER_DEEP = 0.5
 
 
 def prompt_ms(prices: PriceTable, start: int, end: int, chunk: int) -> float:
@@ -67,7 +67,9 @@ class Classifier:
         wish = hints.service_class
         if wish not in ("deep", "doc") or hints.is_assigned or not self._rules.use.prediction:
             return wish
-        return None if prediction and prediction.p_deep < _RATHER_SHORT else wish
+        if prediction is None or (wish == "deep" and prediction.p_deep >= _RATHER_DEEP):
+            return wish
+        return None  # what its prompt costs is known anyway
 
     def _decoding(self, seq: Sequence) -> ServiceClass:
         """The class that its answer begins in."""
