@@ -110,17 +110,16 @@ def test_wishes_to_wait_are_granted(
 
 
 @pytest.mark.parametrize("wish", ["deep", "doc"])
-def test_a_wish_to_wait_is_not_heard_where_the_answer_will_be_short(wish: ServiceClass) -> None:
-    short = Prediction(5.0, 9.0, 0.2)
-    assert arrived(sequence(service_class=wish, prediction=short)) == "fast"
-    long = Prediction(50.0, 90.0, 0.6)
-    heard = {"deep": "deep", "doc": "fast"}[wish]
-    assert arrived(sequence(service_class=wish, prediction=long)) == heard
-    assert arrived(sequence(service_class=wish, prediction=short), 60.0) == "doc", "as it is one"
-    assert arrived(sequence(service_class=wish, prediction=short, is_assigned=True)) == wish
+def test_a_wish_to_wait_is_heard_until_answers_can_be_foreseen(wish: ServiceClass) -> None:
+    guess = Prediction(5.0, 9.0, 0.6)
+    assert arrived(sequence(service_class=wish)) == wish
+    assert arrived(sequence(service_class=wish, prediction=guess)) == "fast"
+    assert arrived(sequence(service_class=wish, prediction=_SURE)) == "deep"
+    assert arrived(sequence(service_class=wish, prediction=guess), 60.0) == "doc", "as it is one"
+    assert arrived(sequence(service_class=wish, prediction=guess, is_assigned=True)) == wish
     made = rules(off="prediction")
-    assert arrived(sequence(service_class=wish, prediction=short), made=made) == wish
-    assert lives(sequence(service_class=wish, prediction=short), [1] * 8)[-1] == "deep"
+    assert arrived(sequence(service_class=wish, prediction=guess), made=made) == wish
+    assert lives(sequence(service_class=wish, prediction=guess), [1] * 8)[-1] == "deep"
 
 
 def test_a_wish_to_be_fast_is_heard_by_nobody() -> None:

@@ -15,7 +15,6 @@ from prelude.types.prices import PriceTable
 from prelude.types.service import ServiceClass
 
 _SURELY_DEEP = 0.9
-_RATHER_DEEP = 0.5
 
 
 def prompt_ms(prices: PriceTable, start: int, end: int, chunk: int) -> float:
@@ -62,14 +61,12 @@ class Classifier:
             seq.service_class = "deep"
 
     def _wish(self, seq: Sequence) -> ServiceClass | None:
-        """What the request says of itself, unless more is known; what its key says counts."""
+        """What the request says of itself, until that can be foreseen; what its key says counts."""
         hints, prediction = seq.request.hints, seq.prediction
         wish = hints.service_class
         if wish not in ("deep", "doc") or hints.is_assigned or not self._rules.use.prediction:
             return wish
-        if prediction is None or (wish == "deep" and prediction.p_deep >= _RATHER_DEEP):
-            return wish
-        return None  # what its prompt costs is known anyway
+        return wish if prediction is None else None
 
     def _decoding(self, seq: Sequence) -> ServiceClass:
         """The class that its answer begins in."""

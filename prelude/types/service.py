@@ -17,9 +17,9 @@ Reasoning = Literal["", "none", "low", "medium", "high"]
 class Hints(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What is known of a request before it runs, beside its prompt and its limits.
 
-    ``service_class`` is a wish: ``batch`` is granted, ``deep`` and ``doc`` too, unless its client's
-    answers are known to be short, ``fast`` has to be earned like everybody else's. It is none where
-    it ``is_assigned``: then the key's owner has said so. ``priority`` counts for the policy of that
+    ``service_class`` is a wish: ``batch`` is granted, ``deep`` and ``doc`` are while nothing is
+    foreseen of its answer, ``fast`` has to be earned like everybody else's. It is no wish where it
+    ``is_assigned``: then the key's owner has said so. ``priority`` counts for the policy of that
     name, smaller first.
     ``client`` pays for what is used; ``template`` is a digest of what requests of its kind share
     (system prompt, tools). ``is_bounded`` says that a schema or a choice bounds the answer.
