@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 import uvloop
 
 from benchmarks.peers.vllm_server import running_vllm
@@ -42,6 +43,8 @@ from prelude.models.spec import read_config
 from prelude.simulate.traffic import SimRequest, draw
 
 SEED = 1
+PARTS = ("prompt", "output")
+FEWEST, MOSTLY, HALVINGS = 20, 0.8, 50  # answers, share of their tokens, steps of a search
 LABELS: dict[str, dict[str, Any]] = {
     "chat": {"priority": 0},
     "deep": {"priority": 1, "service_class": "deep"},
@@ -123,7 +126,7 @@ class Comparison:
         """All that is asked of one server."""
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             result = runner.run(measure(self.closed(name, base_url), None))
-            self.sustained[name] = completed_a_second(result.samples)
+            self.sustained[name] = sustained_a_second(result.samples)
             for rate in self.rates(name):
                 observer = Observer(None, [pid])
                 result = runner.run(measure(self.open(name, base_url, rate), None))
@@ -206,14 +209,29 @@ class Comparison:
         }
 
 
-def completed_a_second(samples: Sequence[RequestSample]) -> float:
-    """Of many that came at once, between the first quarter and the last: then all slots are taken,
-    and by long answers too. Raises ``ValueError`` where that is no time at all."""
-    ends_ms = sorted(s.scheduled_ms + s.slip_ms + s.e2e_ms for s in samples if s.e2e_ms is not None)
-    first, last = len(ends_ms) // 4, 3 * len(ends_ms) // 4
-    if last <= first or ends_ms[last] <= ends_ms[first]:
-        raise ValueError(f"{len(ends_ms)} answers are too few to see what is sustained")
-    return (last - first) / (ends_ms[last] - ends_ms[first]) * 1e3
+def sustained_a_second(samples: Sequence[RequestSample]) -> float:
+    """Requests of many that came at once: four fifths of them over the time in which four fifths of
+    their tokens are done, for the last long answers have the server to themselves. A prompt is done
+    at the first token, an answer evenly from there to its last. Raises ``ValueError`` where that is
+    no time at all."""
+    done = [s for s in samples if s.ttft_ms is not None and s.e2e_ms is not None]
+    start_ms = np.array([s.scheduled_ms + s.slip_ms for s in done])
+    first_ms = start_ms + np.array([s.ttft_ms for s in done])
+    last_ms = start_ms + np.array([s.e2e_ms for s in done])
+    prompts, answers = (np.array([getattr(s, f"{part}_tokens") for s in done]) for part in PARTS)
+
+    def work(at_ms: float) -> float:
+        share = np.clip((at_ms - first_ms) / np.maximum(last_ms - first_ms, 1e-6), 0.0, 1.0)
+        return float((prompts * (first_ms <= at_ms) + answers * share).sum())
+
+    if len(done) < FEWEST:
+        raise ValueError(f"{len(done)} answers are too few to see what is sustained")
+    low_ms, high_ms = float(start_ms.min()), float(last_ms.max())
+    begun_ms, enough = low_ms, MOSTLY * work(high_ms)
+    for _ in range(HALVINGS):
+        middle_ms = (low_ms + high_ms) / 2.0
+        low_ms, high_ms = (low_ms, middle_ms) if work(middle_ms) >= enough else (middle_ms, high_ms)
+    return MOSTLY * len(done) / (high_ms - begun_ms) * 1e3
 
 
 def level_of(

@@ -17,9 +17,9 @@ from benchmarks.scheduling_http import (
     Comparison,
     HttpDocument,
     Level,
-    completed_a_second,
     line_of,
     parse,
+    sustained_a_second,
 )
 from prelude.bench.observer import Observer
 from prelude.bench.result import RequestSample
@@ -99,18 +99,29 @@ def test_others_also_run_at_their_own_share(tmp_path: Path) -> None:
     assert found.rates(OURS) == [2.0, 5.0]
 
 
-def test_what_is_sustained_is_seen_in_the_middle() -> None:
-    samples = [sample(i, 1000.0 + 100.0 * i) for i in range(40)]
-    slow_start = [replace_ms(samples[0], 5.0), *samples[1:]]
-    assert completed_a_second(slow_start) == pytest.approx(10.0)
+def test_what_is_sustained_is_seen_before_the_last_answers_are_alone() -> None:
+    """Ten prompts a second, and answers of as many tokens, each in four seconds."""
+    samples = [
+        RequestSample(
+            index=i,
+            kind="chat",
+            scheduled_ms=0.0,
+            slip_ms=0.0,
+            prompt_tokens=10,
+            output_tokens=10,
+            ttft_ms=100.0 * (i + 1),
+            e2e_ms=4000.0 + 100.0 * (i + 1),
+        )
+        for i in range(40)
+    ]
+    rate = sustained_a_second(samples)  # at 4.45 s: all 400 of the prompts, and 240 of 400
+    assert rate == pytest.approx(0.8 * 40 / 4.45, rel=0.02)
+    long = msgspec.structs.replace(samples[0], index=41, e2e_ms=60_000.0)
+    assert sustained_a_second([*samples, long]) == pytest.approx(rate, rel=0.05)
     failed = RequestSample(index=99, kind="chat", scheduled_ms=0.0, slip_ms=0.0, failure="timeout")
-    assert completed_a_second([*samples, failed]) == pytest.approx(10.0)
+    assert sustained_a_second([*samples, failed]) == pytest.approx(rate)
     with pytest.raises(ValueError, match="too few"):
-        completed_a_second(samples[:1])
-
-
-def replace_ms(of: RequestSample, e2e_ms: float) -> RequestSample:
-    return msgspec.structs.replace(of, e2e_ms=e2e_ms)
+        sustained_a_second(samples[:1])
 
 
 def test_levels_are_kept_as_they_come(tmp_path: Path) -> None:
