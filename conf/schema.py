@@ -192,7 +192,7 @@ class MechanismsConfig:
     prediction: bool = True  # the learned output length does
     probation: bool = True  # a long answer leaves the fast class when its quantum is used up
     budget: bool = True  # steps are bounded in time by the classes' targets
-    stretch: bool = True  # steps are longer while newcomers queue, up to two targets
+    stretch: bool = True  # steps are longer while newcomers queue, up to three targets
     split: bool = True  # a step ends before the next question where that helps more than it costs
     interleave: bool = True  # a prompt half computed can be overtaken
     park: bool = True  # deep sequences give up their slots to fast ones and keep their blocks
