@@ -148,7 +148,7 @@ def test_an_answer_of_unknown_length_gets_a_chance_and_a_foreseen_one_does_not(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     foreseen = Prediction(2.0, 9.0, 0.0)
-    monkeypatch.setattr(Predictor, "predict", lambda self, request: foreseen)
+    monkeypatch.setattr(Predictor, "predict", lambda *_, **__: foreseen)
     core = make_core(max_len=500, num_blocks=200, policy=Policy.class_aware)
     core.add(ask(1, max_tokens=400, ignore_eos=True))
     for _ in range(3):
@@ -318,5 +318,5 @@ def test_an_answer_costs_what_is_foreseen_or_else_its_longest(
     assert str(core.add(ask(1, max_tokens=200, max_cost_ms=60.0))[0].error).startswith("max_tokens")
     core = make_core(policy=Policy.class_aware)
     foreseen = Prediction(2.0, 4.0, 0.0)
-    monkeypatch.setattr(Predictor, "predict", lambda self, request: foreseen)
+    monkeypatch.setattr(Predictor, "predict", lambda *_, **__: foreseen)
     assert not core.add(ask(1, max_tokens=200, max_cost_ms=60.0))

@@ -8,7 +8,7 @@ import pytest
 
 from prelude.bench.steps import Limits, Shape, StepBench, early_tokens
 from prelude.conf.bench import EngineWorkload
-from prelude.conf.schema import BatcherConfig, CacheConfig
+from prelude.conf.schema import BatcherConfig, CacheConfig, MechanismsConfig
 from prelude.engine.core import EngineCore
 from prelude.runner.fake import FakeRunner
 from prelude.types.plan import Plan
@@ -46,7 +46,12 @@ class Rig:
         )
         self.core = EngineCore(
             self.runner,
-            batcher=BatcherConfig(max_step_tokens=step_tokens, step_ms=1e9, idle_step_ms=1e9),
+            batcher=BatcherConfig(
+                max_step_tokens=step_tokens,
+                step_ms=1e9,
+                idle_step_ms=1e9,
+                use=MechanismsConfig(split=False),
+            ),
             cache=CacheConfig(),
             max_seqs=8,
             eos_ids=(0,),

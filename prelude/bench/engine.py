@@ -106,12 +106,14 @@ def _cache(cache: CacheConfig, batch: int, length: int, longest: int) -> CacheCo
 
 
 def _batcher(batcher: BatcherConfig, num_tokens: int) -> BatcherConfig:
+    """All prompts of a batch are computed in one step, if it holds their tokens."""
     return replace(
         batcher,
         max_step_tokens=max(batcher.max_step_tokens, num_tokens),
         headroom=0,
         step_ms=UNLIMITED_MS,
         idle_step_ms=UNLIMITED_MS,
+        use=replace(batcher.use, split=False),
     )
 
 
