@@ -68,7 +68,9 @@ def test_a_chosen_cache_is_kept() -> None:
 def test_only_what_is_needed_changes() -> None:
     original = config()
     made = sized(original)
-    assert replace(made.batcher, step_ms=0, idle_step_ms=0, headroom=0) == replace(
+    assert not made.batcher.use.split and original.batcher.use.split
+    use = original.batcher.use
+    assert replace(made.batcher, step_ms=0, idle_step_ms=0, headroom=0, use=use) == replace(
         original.batcher, step_ms=0, idle_step_ms=0, headroom=0
     )
     assert (made.model, made.bench) == (original.model, original.bench)

@@ -85,7 +85,7 @@ class World:
     def add(self, num_prompt: int, num_output: int, wish: ServiceClass | None = None) -> Sequence:
         prompt = [self.rng.randrange(1, VOCAB) for _ in range(num_prompt)]
         made = request(prompt, max_tokens=num_output, ignore_eos=True)
-        made = msgspec.structs.replace(made, hints=Hints(service_class=wish))
+        made = msgspec.structs.replace(made, hints=Hints(service_class=wish, is_assigned=True))
         assert self.core.add(made) == []
         return self.core.ledger.group(made.uid)[0]
 

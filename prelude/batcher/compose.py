@@ -14,7 +14,7 @@ from itertools import accumulate
 from operator import attrgetter
 from typing import Any
 
-from prelude.batcher.pick import Lanes, Pick, moved
+from prelude.batcher.pick import Lanes, Pick, moved, num_alike
 from prelude.batcher.swap import Copies
 from prelude.batcher.view import PrefixHit, ScheduleConfig, SequenceView, SystemView
 from prelude.types.plan import BucketKey, Launch, LaunchKind, Plan, Row
@@ -59,7 +59,7 @@ class Composer:
     copies: Copies = field(init=False)
     _shared: tuple[float, Lanes] = field(init=False)
     _priced: tuple[Lanes | None, float] = (None, 0.0)  # what is picked, for it is asked again
-    _tried: tuple[Lanes, Pick, Lanes, float] | None = None  # a chunk that fits: before, after
+    _tried: tuple[Lanes, tuple[int, int], Lanes, float | None] = ({}, (0, 0), {}, None)  # fits
 
     def __post_init__(self) -> None:
         self.copies = Copies(self.view, self.config)
@@ -109,11 +109,10 @@ class Composer:
         low, high = min(at_least, limit), limit
         middle = limit  # mostly all of it fits
         while low < high:
-            pick = Pick.of(seq, start, middle)
-            lanes = self._with(pick)
+            lanes = self._with(Pick.of(seq, start, middle))
             ms = self.price_ms(lanes)
             if ms <= limit_ms:
-                self._tried = self.lanes, pick, lanes, ms - self.copies.ms
+                self._tried = self.lanes, (seq.seq_id, middle), lanes, ms - self.copies.ms
                 low = middle
             else:
                 high = middle - 1
@@ -214,11 +213,6 @@ class Composer:
             lanes = {**lanes, "prefill": lanes["prefill"].plus(0, count, "greedy")}
         return self.price_ms(lanes)
 
-    def ms_with_chunk(self, seq: SequenceView, start: int, count: int) -> float:
-        """Price of the step with that chunk of ``seq``, as far as there is so much of it."""
-        count = min(count, seq.num_tokens - start)
-        return self.price_ms(self._with(Pick.of(seq, start, count)))
-
     @property
     def promised(self) -> int:
         """Blocks that who has some will want soon."""
@@ -280,13 +274,11 @@ class Composer:
         )
 
     def _pick(self, seq: SequenceView, start: int, count: int, blocks: int) -> None:
-        pick = Pick.of(seq, start, count)
-        before, tried, lanes, ms = self._tried or (None, pick, {}, 0.0)
-        if before is self.lanes and tried.seq is seq and tried.count == count:
-            self.lanes, self._priced = lanes, (lanes, ms)
-        else:
-            self.lanes = self._with(pick)
-        self.picks[seq.seq_id] = pick
+        pick = self.picks[seq.seq_id] = Pick.of(seq, start, count)
+        before, tried, lanes, ms = self._tried
+        if before is not self.lanes or tried != (seq.seq_id, count):
+            lanes, ms = self._with(pick), None
+        self.lanes, self._priced = lanes, (lanes, ms) if ms is not None else self._priced
         self.num_available -= blocks
 
     def _lane(self, count: int) -> LaunchKind:
@@ -404,8 +396,4 @@ class Composer:
             return 1
         if any(seq.seq_id in self.picks for seq in self.prefilling):
             return 1
-        size = self.view.block_size
-        rows = [pick.seq for pick in self.picks.values()]
-        room = min([len(seq.blocks) * size - seq.num_computed for seq in rows])
-        room = max(room, self.num_available // len(rows) * size)
-        return max(min(room, min([seq.num_remaining for seq in rows])), 1) if room > 1 else 1
+        return num_alike([p.seq for p in self.picks.values()], self.view, self.num_available)

@@ -157,9 +157,10 @@ class Prompts:
         """Tokens that the first prompt has whatever time is left: ``at_least``, or less where these
         alone would make the step much longer than its budget. Below some a chunk hardly gets
         cheaper, for all of them read the context once."""
-        step = self._step
-        most_ms = _MOST_OVER * step.budget_ms
-        while at_least >= 2 * _FEWEST and step.ms_with_chunk(seq, start, at_least) > most_ms:
+        step, most_ms = self._step, _MOST_OVER * self._step.budget_ms
+        token_ms = step.prices.scale * step.prices.ms_per_pair * start
+        at_least = min(at_least, seq.num_tokens - start)
+        while at_least >= 2 * _FEWEST and step.ms_with(at_least) + at_least * token_ms > most_ms:
             at_least //= 2
         return at_least
 
@@ -169,7 +170,8 @@ class Prompts:
         step, num_ending = self._step, self._num_ending
         if not num_ending or not step.config.rules.use.split:
             return False
-        num_left = len(self._line("fast")) + len(step.prefilling) - num_ending
+        num_waiting = len(self._line("fast")) + len(self._line("deep"))
+        num_left = num_waiting + len(step.prefilling) - num_ending
         prices, token_ms = step.prices, max(seq.token_ms, 1e-9)
         one_more_ms = _ONE_MORE * prices.scale * prices.body.ms[0]
         worth_ms = one_more_ms * max(num_left, 1) / num_ending
