@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 
-from prelude.kernels.pages import empty, placed_in, prefer_huge_pages
+from prelude.kernels.pages import empty, placed_in, prefer_huge_pages, zeros
 from tests.model_samples import CPU
 
 
@@ -41,3 +41,13 @@ def test_without_a_place_tensors_are_made_as_always() -> None:
     with placed_in(None):
         assert empty((2, 3), torch.float16, CPU).shape == (2, 3)
     assert empty((0, 3), torch.float32, CPU).numel() == 0
+
+
+@pytest.mark.parametrize("shape", [(7,), (3, 2, 16, 2, 64), (2**20, 3)])
+def test_what_is_zeroed_begins_with_a_cache_line(shape: tuple[int, ...]) -> None:
+    tensor = zeros(shape, torch.float32, CPU)
+    assert tensor.shape == shape
+    assert tensor.is_contiguous()
+    assert not tensor.data_ptr() % 64
+    assert not tensor.any()
+    assert zeros((0, 3), torch.float32, CPU).shape == (0, 3)

@@ -6,6 +6,7 @@ from collections import deque
 import torch
 from torch import Tensor
 
+from prelude.cache.backing import Backing
 from prelude.cache.layout import KVLayout
 from prelude.graphs.pool import LayerPrograms
 from prelude.models.decoder import Decoder
@@ -56,6 +57,7 @@ class ModelRunner:
         self.max_len = max_len
         self.vocab_size = decoder.spec.vocab_size
         self._kv = layout.allocate(num_blocks, device)
+        self._backing = Backing(self._kv) if device.type == "cpu" else None
         with torch.inference_mode():
             self._swapper = Swapper(self._kv, layout, num_host_blocks, AtOnce(device))
         self.num_host_blocks = num_host_blocks
@@ -84,6 +86,8 @@ class ModelRunner:
     @torch.inference_mode()
     def collect(self) -> StepOutput:
         plan = self._queue.popleft()
+        if self._backing is not None:
+            self._backing.follow(plan)
         copying = self._swapper.enqueue(plan)
         for admit in plan.admits:
             self._slots.admit(admit)
