@@ -118,6 +118,15 @@ def test_steps_are_longer_while_fast_prompts_queue(
     assert plan(view).budget_ms == 21.0
 
 
+def test_steps_are_not_stretched_far_beside_a_long_prompt() -> None:
+    running = [*streams(5), partial(18, 500, 100)]
+    waiting = [prompt(20, 60, queued_s=0.0, cost_ms=60.0)]
+    assert plan(View(running=running, waiting=waiting, now_s=9.0)).budget_ms == 26.25
+    view = View(running=streams(5), waiting=[*waiting, prompt(21, 300, "doc")], now_s=9.0)
+    assert plan(view).budget_ms == 26.25
+    assert plan(View(running=streams(5), waiting=waiting, now_s=9.0)).budget_ms == 63.0
+
+
 def test_documents_do_not_make_steps_longer() -> None:
     waiting = [prompt(10, 300, "doc", cost_ms=300.0)]
     assert plan(View(running=streams(5), waiting=waiting, now_s=9.0)).budget_ms == 21.0
@@ -155,8 +164,17 @@ def test_deep_ones_have_a_share_that_fast_prompts_cannot_take() -> None:
     running = [*streams(10), *streams(8, "deep", first=10)]
     step = plan(View(running=running, waiting=[prompt(20, 400)]))
     assert step.budget_ms == 21.5
-    assert sum(10 <= i < 18 for i in rows(step)) == 4  # 11 ms, and a fifth of the budget
+    assert sum(10 <= i < 18 for i in rows(step)) == 4  # 11 ms, and a fifth of the target
     assert rows(step)[20] == (0, 6)
+
+
+def test_deep_ones_have_no_more_of_a_step_for_its_being_stretched() -> None:
+    running = [*streams(10), *streams(30, "deep", first=10)]
+    waiting = [prompt(50, 400, queued_s=0.0, cost_ms=400.0)]
+    step = plan(View(running=running, waiting=waiting, now_s=9.0))
+    assert step.budget_ms == 63.0
+    assert sum(10 <= i < 40 for i in rows(step)) == 4  # 11 ms, and a fifth of 21
+    assert rows(step)[50] == (0, 48)
 
 
 def test_documents_have_that_share_against_deep_ones() -> None:

@@ -25,7 +25,7 @@ from prelude.types.prices import PriceTable
 
 _PROMPT_QUANTUM = 0.3  # of a step's target, that prompts have however many decode
 _MAX_STRETCH = 3.0  # times the target
-_LEAST_REST = 0.1  # of a step, beside the deep ones' share
+_MAX_STRETCH_BESIDE_LONG = 1.25  # where a long prompt fills all other steps up to the target
 _EASY = 0.8  # of the budget: nobody misses a turn if classes change or contexts grow
 
 
@@ -87,9 +87,10 @@ def _stretch_ms(step: Composer, prompts: Prompts, target_ms: float, share: float
     newcomers = prompts.newcomers
     if not newcomers:
         return 0.0
-    begun_ms, waited_ms = step.ms_with(0), 1e3 * (step.view.now_s - newcomers[0].queued_s)
-    all_ms = (begun_ms + sum([seq.cost_ms for seq in newcomers])) / max(1.0 - share, _LEAST_REST)
-    return min(max(waited_ms, all_ms), _MAX_STRETCH * target_ms)
+    waited_ms = 1e3 * (step.view.now_s - newcomers[0].queued_s)
+    all_ms = step.ms_with(0) + share * target_ms + sum([seq.cost_ms for seq in newcomers])
+    most = _MAX_STRETCH_BESIDE_LONG if prompts.has_long else _MAX_STRETCH
+    return min(max(waited_ms, all_ms), most * target_ms)
 
 
 def _turns(step: Composer, rotor: int) -> list[SequenceView]:
@@ -110,10 +111,14 @@ def _rotated(seqs: list[SequenceView], rotor: int) -> list[SequenceView]:
 
 def _deep_ms(step: Composer, prompts: Prompts, target_ms: float) -> float:
     """How long the step may become with those deep tokens that come before prompts. Against
-    documents it is the other way round: these have the deep ones' share."""
+    documents it is the other way round: these have the deep ones' share. No step is stretched for
+    deep ones."""
     budget_ms, deep_share = step.budget_ms, step.config.rules.deep_share
     if not prompts:
         return budget_ms
-    has_short = prompts.has_short
-    share, kept = (deep_share, _PROMPT_QUANTUM) if has_short else (1.0 - deep_share, deep_share)
-    return min(step.ms_with(0) + share * budget_ms, budget_ms - kept * target_ms)
+    if prompts.has_short:
+        of_ms = target_ms if step.config.rules.use.budget else budget_ms
+        granted_ms, kept_ms = deep_share * of_ms, _PROMPT_QUANTUM * target_ms
+    else:
+        granted_ms, kept_ms = (1.0 - deep_share) * budget_ms, deep_share * target_ms
+    return min(step.ms_with(0) + granted_ms, budget_ms - kept_ms)
