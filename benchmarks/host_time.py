@@ -4,7 +4,7 @@
 
 The real engine decodes with a runner that builds the input tensors of every launch and makes up
 the tokens. Microseconds of a step by part, medians of 40 steps in the best of 20 turns (others may
-use the machine); and what ``schedule`` takes where 200 requests wait behind 64 that run.
+use the machine). What ``schedule`` takes where many wait: ``benchmarks.scheduling_decide``.
 """
 
 import argparse
@@ -101,33 +101,13 @@ def steps_us() -> dict[str, dict[str, float]]:
     }
 
 
-def schedule_us(num_slots: int, num_blocks: int) -> float:
-    """Microseconds of ``schedule`` with 64 running and 200 waiting."""
-    timers = Timers()
-    core = engine(timers, num_slots, num_blocks)
-    add(core, 64, CONTEXT)
-    core.step()
-    add(core, 200, CONTEXT)
-    for _ in range(4 * BLOCK):
-        core.step()
-    assert (core.ledger.num_running, core.ledger.num_waiting) == (64, 200)
-    samples = timers.samples_us["schedule"]
-    return min(statistics.median(samples[at : at + BLOCK]) for at in range(BLOCK, 4 * BLOCK, BLOCK))
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(1)
     observer = Observer(None)
-    result = {
-        "step_us": steps_us(),
-        "schedule_us_200_waiting_64_running": {
-            "slots are full": schedule_us(64, 10_000),
-            "memory is full": schedule_us(300, 64 * -(-(CONTEXT + 160) // 16) + 10),
-        },
-    }
+    result = {"step_us": steps_us()}
     environment = msgspec.to_builtins(observer.finish())
     line = json.dumps({"environment": environment, **result})
     print(line)

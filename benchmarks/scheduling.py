@@ -61,10 +61,11 @@ SATURATION_REQUESTS, LEARNING_REQUESTS = 400, 160
 FCFS_ONLY = ("plain", TUNED, OURS)
 
 Cell = tuple[str, float, tuple[str, ...]]
+_SHORT_OF_MEMORY = ("no evict", "no forecast", "no probation", "no prediction")
 CELLS: tuple[Cell, ...] = (
-    ("mixed", 0.95, MAIN),
-    ("slots", 0.95, MAIN),
-    ("kv", 0.95, MAIN),
+    ("mixed", 0.95, (*MAIN, *ABLATIONS)),
+    ("slots", 0.95, (*MAIN, "no park", "no probation", "no prediction", "blind", "lies")),
+    ("kv", 0.95, (*MAIN, *_SHORT_OF_MEMORY, "blind", "lies")),
     ("short", 0.7, FCFS_ONLY),
     ("short", 0.95, FCFS_ONLY),
     ("long", 0.3, MAIN),
@@ -75,9 +76,6 @@ CELLS: tuple[Cell, ...] = (
     ("short", 0.3, FCFS_ONLY),
     ("answers", 0.95, MAIN),
     ("bursts", 0.85, MAIN),
-    ("slots", 0.95, ("no park", "no probation", "no prediction", "blind", "lies")),
-    ("kv", 0.95, ("no evict", "no forecast", "no probation", "no prediction", "blind", "lies")),
-    ("mixed", 0.95, ABLATIONS),
 )
 
 

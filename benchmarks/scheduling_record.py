@@ -131,6 +131,13 @@ class Document(msgspec.Struct, omit_defaults=True):
     def of(self, regime: str, load: float, variant: str) -> list[Run]:
         return [run for run in self.runs if run.cell == (regime, load) and run.variant == variant]
 
+    def paired(self, regime: str, load: float, variants: Iterable[str]) -> dict[str, list[Run]]:
+        """Those of the variants that were run there, each on the traces that all of them have."""
+        runs = {name: of for name in variants if (of := self.of(regime, load, name))}
+        seeds = [{run.seed for run in of} for of in runs.values()]
+        shared = set.intersection(*seeds) if seeds else set()
+        return {name: [run for run in of if run.seed in shared] for name, of in runs.items()}
+
 
 def read(path: Path) -> Document:
     """An empty one where there is no file."""

@@ -245,8 +245,8 @@ def line(measure: Measure, runs: dict[str, list[Run]]) -> str:
 
 def cell_table(document: Document, regime: str, load: float) -> str:
     """All policies in one regime at one load; empty where nothing was measured."""
-    runs = {name: of for name in MAIN if (of := document.of(regime, load, name))}
-    if OURS not in runs or len(runs) < 2:
+    runs = document.paired(regime, load, MAIN)
+    if len(runs) < 2 or not runs.get(OURS):
         return ""
     titles = {
         PLAIN: "plain FCFS",
@@ -278,13 +278,9 @@ def heading(document: Document, regime: str, load: float, runs: dict[str, list[R
 
 def ablations(document: Document, regime: str, load: float) -> str:
     """``class_aware`` with something taken away, against all of it."""
-    whole = document.of(regime, load, OURS)
-    found = {
-        name: of
-        for name in VARIANTS
-        if name not in MAIN and (of := document.of(regime, load, name))
-    }
-    if not whole or not found:
+    others = [name for name in VARIANTS if name not in MAIN]
+    found = document.paired(regime, load, [OURS, *others])
+    if len(found) < 2 or not found.get(OURS):
         return ""
     columns = (
         "variant",
@@ -299,23 +295,19 @@ def ablations(document: Document, regime: str, load: float) -> str:
         "parks",
     )
     rows = [f"| {' | '.join(columns)} |\n", f"|{'---|' * len(columns)}\n"]
-    rows += [
-        ablation(VARIANTS[name].title, of, whole) for name, of in {OURS: whole, **found}.items()
-    ]
+    rows += [ablation(VARIANTS[name].title, of, found[OURS]) for name, of in found.items()]
     return f"\n*{REGIMES[regime].title}, {load:g}:*\n\n" + "".join(rows)
 
 
 def ablation(title: str, runs: list[Run], whole: list[Run]) -> str:
     p99 = latency("", FAST, "ttft", P99)
     assert p99.against is not None
-    seeds = {run.seed for run in runs}
-    alike = [run for run in whole if run.seed in seeds]
     measures = (gap("p99", FAST), latency("", "deep", "e2e", MEAN), latency("", "doc", "ttft", P99))
     cells = (
         title,
         written_number(latency("", FAST, "ttft", P50).of(runs), 1),
         written_number(p99.of(runs), 1),
-        written_ratio(p99.against(runs, alike)) if runs is not whole else "",
+        written_ratio(p99.against(runs, whole)) if runs is not whole else "",
         *(written_number(measure.of(runs), 1) for measure in measures),
         written_number(fmean(run.tok_s for run in runs), 0),
         written_number(fmean(run.num_preemptions for run in runs), 1),

@@ -156,6 +156,19 @@ def test_an_ablation_is_compared_on_the_seeds_it_has() -> None:
     assert "2.00 (2.00 to 2.00)" in tables(found)
 
 
+def test_only_traces_that_all_policies_have_are_in_a_table() -> None:
+    found = document()
+    found.runs = [r for r in found.runs if (r.variant, r.seed) != (TUNED, 2)]
+    paired = found.paired("mixed", 0.95, (PLAIN, TUNED, OURS, "priority"))
+    assert {name: [r.seed for r in of] for name, of in paired.items()} == {
+        PLAIN: [1],
+        TUNED: [1],
+        OURS: [1],
+    }
+    assert "1 paired traces" in tables(found)
+    assert found.paired("mixed", 0.7, (OURS,)) == {}
+
+
 def test_the_simulator_stands_beside_the_engine() -> None:
     found = document()
     found.simulated = [
