@@ -34,7 +34,8 @@ inline void dots(int dim_, const float* queries, int q_stride, const Stream& s, 
             vec score[ROWS] = {};
             for (int d = 0; d < whole; d += W) {
                 const vec x = load(key[i] + d);
-                for (int r = 0; r < ROWS; r++) score[r] += x * load(queries + r * q_stride + d);
+                for (int r = 0; r < ROWS; r++)
+                    score[r] = add_product(score[r], x, load(queries + r * q_stride + d));
             }
             for (int r = 0; r < ROWS; r++) acc[i * ROWS + r] = score[r];
         }
@@ -58,7 +59,8 @@ inline void mix_stream(const Stream& s, int d, const float* weights, const float
         if (k + FETCH_AHEAD < s.ahead) fetch(s.keys[k + FETCH_AHEAD] + s.to_value + d, COLS * W);
         for (int c = 0; c < COLS; c++) {
             const vec v = load(value + c * W);
-            for (int r = 0; r < ROWS; r++) acc[r][c] += weights[k * ROWS + r] * v;
+            for (int r = 0; r < ROWS; r++)
+                acc[r][c] = add_product(acc[r][c], splat(weights[k * ROWS + r]), v);
         }
     }
     for (int r = 0; r < ROWS; r++)
@@ -136,7 +138,7 @@ void attend_rows(const Problem& p, const Item& item, const std::vector<const flo
         }
         const vec shrink = exp2(top - peak);
         store(decay, shrink);
-        weight_sums = weight_sums * shrink + added;
+        weight_sums = add_product(added, weight_sums, shrink);
         top = peak;
         mix_rows<ROWS>(stream, scores, decay, out, dim, p.padded_dim);
     }

@@ -25,7 +25,8 @@ inline void score_block(int dim, const float* const* keys, const float* queries,
         vec q[COLS];
         for (int c = 0; c < COLS; c++) q[c] = load(queries + c * W);
         for (int r = 0; r < ROWS; r++)
-            for (int c = 0; c < COLS; c++) acc[r][c] += key[r][d] * q[c];
+            for (int c = 0; c < COLS; c++)
+                acc[r][c] = add_product(acc[r][c], splat(key[r][d]), q[c]);
     }
     for (int r = 0; r < ROWS; r++)
         for (int c = 0; c < COLS; c++) store(scores + r * m_stride + c * W, acc[r][c]);
@@ -52,7 +53,8 @@ inline void mix_block(int num_keys, const float* weights, int m_stride, const fl
         vec v[COLS];
         for (int c = 0; c < COLS; c++) v[c] = load(values + c * W);
         for (int r = 0; r < ROWS; r++)
-            for (int c = 0; c < COLS; c++) acc[r][c] += weights[r] * v[c];
+            for (int c = 0; c < COLS; c++)
+                acc[r][c] = add_product(acc[r][c], splat(weights[r]), v[c]);
     }
     for (int r = 0; r < ROWS; r++)
         for (int c = 0; c < COLS; c++) store(out + r * o_stride + c * W, acc[r][c]);
@@ -102,7 +104,7 @@ void soften(int num_keys, int m_stride, float* scores, float* top, float* total,
         const vec shrink = exp2(old - peak);
         store(decay + m, shrink);
         store(top + m, peak);
-        store(total + m, load(total + m) * shrink + added);
+        store(total + m, add_product(added, load(total + m), shrink));
     }
 }
 

@@ -14,9 +14,15 @@ namespace {
 constexpr int WIDTH[] = {0, 12, 8, 8, 6}; // rows of W in registers, by rows of x
 constexpr int NARROW = 4; // for MOST_ROWS where it lets them stay in L1, and in a single pass: fewer
                           // rows of W at a time are fetched from memory sooner
+constexpr int WIDTH_INT8 = 12; // for one row of x
+constexpr bool FETCHES = true; // also where one row of x is all there is to do with float32
 #else
-constexpr int WIDTH[] = {0, 12, 4, 3, 3};
+// One row: a line is two vectors, and rows of W often lie 4 KiB apart, where eight lines are all
+// that L1 keeps. So few are seen coming by the processor itself, and prefetching is in their way.
+constexpr int WIDTH[] = {0, 6, 4, 3, 3};
 constexpr int NARROW = 3;
+constexpr int WIDTH_INT8 = 4;
+constexpr bool FETCHES = false;
 #endif
 constexpr int64_t L1_BYTES = 32 << 10;
 constexpr int MOST_ROWS = 4; // rows of x in one pass
@@ -76,7 +82,7 @@ template <int ROWS, int OUTS>
 inline void multiply(vec (*acc)[OUTS], const float* x, const vec* weights) {
     for (int r = 0; r < ROWS; r++) {
         const vec a = in_register(load(x + r * W));
-        for (int n = 0; n < OUTS; n++) acc[r][n] += a * weights[n];
+        for (int n = 0; n < OUTS; n++) acc[r][n] = add_product(acc[r][n], a, weights[n]);
     }
 }
 
@@ -84,9 +90,10 @@ template <int ROWS, int OUTS, class T>
 inline void tile(const Problem& p, int64_t row, int64_t out, Rows<T> w, const Ahead& ahead) {
     const float* x = p.x + row * p.steps * W;
     const int64_t whole = p.inputs / W * W, rest = p.inputs - whole;
+    constexpr bool fetches = FETCHES || ROWS > 1 || sizeof(T) < sizeof(float);
     vec acc[ROWS][OUTS] = {}, weights[OUTS];
     for (int64_t k = 0, skip = 0, line = 0; k < whole; k += W, x += ROWS * W) {
-        if (skip == 0) {
+        if (fetches && skip == 0) {
             for (int n = 0; n < OUTS; n++)
                 __builtin_prefetch(ahead.at + n * ahead.row_bytes + line, 0, 2);
             line += LINE;
@@ -120,7 +127,7 @@ void tiles(const Problem& p, int64_t row, int64_t from, int64_t to, Rows<T> w, A
 // ROWS rows of x by the rows of W that are the outputs from..to.
 template <int ROWS, class T>
 void pass_over(const Problem& p, int64_t row, int64_t from, int64_t to, Rows<T> w, Ahead ahead) {
-    constexpr int WIDE = WIDTH[ROWS];
+    constexpr int WIDE = ROWS == 1 && sizeof(T) == 1 ? WIDTH_INT8 : WIDTH[ROWS];
     if constexpr (ROWS == MOST_ROWS && NARROW < WIDE)
         if (p.passes == 1 || (!stays<T>(p, ROWS, WIDE) && stays<T>(p, ROWS, NARROW)))
             return tiles<ROWS, NARROW>(p, row, from, to, w, ahead);

@@ -33,6 +33,18 @@ inline void store(float* p, vec x) { *(loose_vec*)p = x; }
 inline vec splat(float x) { return x - vec{}; }
 inline vec max(vec a, vec b) { return a > b ? a : b; }
 
+// sum + a b, rounded once. Left to GCC that depends on the loop around it, and so would results: for
+// some processors it takes chains of such sums apart.
+inline vec add_product(vec sum, vec a, vec b) {
+#if defined(__AVX512F__)
+    return (vec)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)sum);
+#elif defined(__AVX2__) && defined(__FMA__)
+    return (vec)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)sum);
+#else
+    return sum + a * b;
+#endif
+}
+
 // GCC would otherwise load a value anew at each of its uses, and be bound by loads.
 inline vec in_register(vec x) {
 #if defined(__AVX512F__) || defined(__AVX2__)
@@ -69,12 +81,12 @@ inline vec exp2(vec x) {
     ivec whole = __builtin_convertvector(x - 0.5f, ivec); // truncates: nearest for x <= 0
     vec f = x - __builtin_convertvector(whole, vec);
     vec y = splat(1.534580750e-04f);
-    y = y * f + 1.339993118e-03f;
-    y = y * f + 9.618488974e-03f;
-    y = y * f + 5.550328777e-02f;
-    y = y * f + 2.402264689e-01f;
-    y = y * f + 6.931472057e-01f;
-    y = y * f + 1.0f;
+    y = add_product(splat(1.339993118e-03f), y, f);
+    y = add_product(splat(9.618488974e-03f), y, f);
+    y = add_product(splat(5.550328777e-02f), y, f);
+    y = add_product(splat(2.402264689e-01f), y, f);
+    y = add_product(splat(6.931472057e-01f), y, f);
+    y = add_product(splat(1.0f), y, f);
     return y * (vec)((whole + 127) << 23);
 }
 
