@@ -5,6 +5,7 @@
 
 #include <omp.h>
 
+#include <ATen/Parallel.h>
 #include <torch/csrc/inductor/aoti_package/model_package_loader.h>
 #include <torch/custom_class.h>
 #include <torch/library.h>
@@ -14,12 +15,13 @@ namespace {
 using at::Tensor;
 using Tensors = std::vector<Tensor>;
 
-// Floats of the residual stream up to which what lies between the kernels is done sooner by one
-// thread than two have met.
-constexpr int64_t ALONE = 1 << 14;
+// Floats of the residual stream, for each thread that would help, up to which what lies between the
+// kernels is done by one: OpenMP's others would have to be woken for each loop, or spin in the way
+// of the kernels' own (`kernels/cpu/team.h`).
+constexpr int64_t ALONE = 1 << 19;
 
 // While it lives, parallel regions have one thread: those of compiled programs, which ask for more
-// at every number of tokens. Kernels allow themselves a team again (`kernels/cpu/op.h`).
+// at every number of tokens. Kernels have threads of their own (`kernels/cpu/team.h`).
 class Alone {
   public:
     explicit Alone(bool alone) : levels(omp_get_max_active_levels()) {
@@ -49,7 +51,7 @@ struct Layers : torch::CustomClassHolder {
     // As many layers as `kv` has tensors; `step` is what describes the step to every layer.
     Tensor run(Tensor x, const Tensor& cos, const Tensor& sin, const Tensors& kv,
                const Tensors& step) const {
-        const Alone alone(x.numel() <= ALONE);
+        const Alone alone(x.numel() * (at::get_num_threads() - 1) <= ALONE);
         for (size_t i = 0; i < kv.size(); i++) {
             Tensors inputs = {std::move(x), cos, sin, kv[i]};
             inputs.insert(inputs.end(), step.begin(), step.end());

@@ -15,6 +15,7 @@
 #include "attention_direct.h"
 #include "attention_tile.h"
 #include "op.h"
+#include "team.h"
 
 namespace {
 
@@ -22,6 +23,7 @@ constexpr int TILE_QUERIES = 64;   // most queries (tokens times group) in a til
 constexpr int DIRECT_QUERIES = 16; // up to so many, stream
 constexpr int SPLIT_KEYS = 512;    // context range of an item where a row has few tiles
 constexpr int FEW_TILES = 16;      // kv heads times query tiles of a row
+constexpr int64_t COPIED = 64; // tokens at a time
 constexpr int64_t ALONE = 1 << 18; // multiplications, done before other threads would have begun
 
 constexpr const char* BAD_ROWS = "cu_q: must start at 0, never fall, and end within the tokens of q";
@@ -163,12 +165,11 @@ void attend_all(const Problem& p, const Step& step, int64_t tokens, int threads)
     for (const Item& item : items) work += item.cost * p.group * p.dim;
     std::atomic<size_t> next{0};
     const int team = work > ALONE ? std::min(threads, int(order.size())) : 1;
-#pragma omp parallel num_threads(team)
-    {
+    prelude_team::team().run(team, [&] {
         thread_local Scratch scratch; // kept between calls: fresh pages cost more than the work
         for (size_t i; (i = next.fetch_add(1, std::memory_order_relaxed)) < order.size();)
             run_item(p, items, items[order[i]], partials, scratch);
-    }
+    });
     for (int64_t t = step.rows ? step.cu_q[step.rows] : 0; t < tokens; t++)
         for (int h = 0; h < p.heads; h++)
             std::memset(p.out + t * p.out_token + h * p.out_head, 0, sizeof(float) * p.dim);
@@ -207,16 +208,19 @@ void append(const Tensor& k_, const Tensor& v_, const Tensor& kv, const Tensor& 
     const int64_t v_token = v.stride(0), v_head = v.stride(1);
     const float *keys = floats(k), *values = floats(v);
     float* pool = mutable_floats(kv);
-    const Team team;
-#pragma omp parallel for num_threads(team.threads) if (tokens > 64)
-    for (int64_t t = 0; t < tokens; t++) {
+    const auto copy = [&](int64_t t) {
         float* key = pool + (slots[t] / block * 2 * block + slots[t] % block) * size;
         float* value = key + block * size;
         for (int64_t h = 0; h < kv_heads; h++) {
             std::memcpy(key + h * dim, keys + t * k_token + h * k_head, sizeof(float) * dim);
             std::memcpy(value + h * dim, values + t * v_token + h * v_head, sizeof(float) * dim);
         }
-    }
+    };
+    std::atomic<int64_t> next{0};
+    prelude_team::team().run(tokens > COPIED ? num_threads() : 1, [&] {
+        for (int64_t t; (t = next.fetch_add(COPIED)) < tokens;)
+            for (const int64_t end = std::min(t + COPIED, tokens); t < end; t++) copy(t);
+    });
 }
 
 // The op `prelude::attend`, see `prelude.kernels.attention.attend`.
@@ -236,8 +240,7 @@ void attend(const Tensor& q_, const Tensor& kv, const Tensor& cu_q, const Tensor
                        q.stride(1), out.stride(0), out.stride(1), step.table_row, heads, kv_heads,
                        heads / kv_heads, dim, round_up(dim, W), block, int(window),
                        float(scale) * 1.4426950408889634f, invariant};
-    const Team team;
-    attend_all(p, step, tokens, team.threads);
+    attend_all(p, step, tokens, num_threads());
 }
 
 Registration registration;

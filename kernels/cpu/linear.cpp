@@ -14,6 +14,7 @@
 
 #include "linear_tile.h"
 #include "op.h"
+#include "team.h"
 
 namespace {
 
@@ -88,21 +89,18 @@ void run_block(Problem p, const float* x, int64_t x_row, Rows<T> w, int threads)
     const int64_t strip = strip_size(p.inputs), share = p.outputs / (threads * PIECES);
     const int64_t piece = std::max<int64_t>(share / strip, 1) * strip;
     const bool share_packing = p.rows * p.inputs > ALONE_PACKED;
-    if (!share_packing)
-        for (int i = 0; i < p.passes; i++) pack(p, i, x, x_row, packed);
+    std::atomic<int> pass{0};
+    prelude_team::team().run(share_packing ? threads : 1, [&] {
+        for (int i; (i = pass.fetch_add(1)) < p.passes;) pack(p, i, x, x_row, packed);
+    });
     std::atomic<int64_t> next{0};
-#pragma omp parallel num_threads(threads) if (p.rows * p.outputs * p.inputs > ALONE)
-    {
-        if (share_packing) {
-#pragma omp for schedule(static)
-            for (int i = 0; i < p.passes; i++) pack(p, i, x, x_row, packed);
-        }
+    prelude_team::team().run(p.rows * p.outputs * p.inputs > ALONE ? threads : 1, [&] {
         for (int64_t at = next.fetch_add(piece); at < p.outputs;) {
             const int64_t upcoming = next.fetch_add(piece);
             run_piece(p, w, at, std::min(p.outputs, at + piece), upcoming);
             at = upcoming;
         }
-    }
+    });
 }
 
 template <class T>
@@ -144,7 +142,7 @@ Tensor linear(const Tensor& x, const Tensor& w, const std::optional<Tensor>& bia
             "linear: shapes cannot be multiplied");
     if (!readable(x, w, bias)) return by_torch(x, w, bias);
     Tensor y = torch::stable::new_empty(x, {rows, outputs});
-    const Team team;
+    const int threads = num_threads();
     const int64_t w_row = w.stride(0);
     Problem p = {nullptr, bias ? floats(*bias) : nullptr, nullptr, mutable_floats(y),
                  0,       rows, outputs, inputs, 0, 0};
@@ -152,9 +150,9 @@ Tensor linear(const Tensor& x, const Tensor& w, const std::optional<Tensor>& bia
         const auto values = (const int8_t*)w.data_ptr();
         p.scales = (const char*)values + inputs;
         p.scale_step = w_row;
-        run<int8_t>(p, floats(x), x.stride(0), {values, w_row}, rows, team.threads);
+        run<int8_t>(p, floats(x), x.stride(0), {values, w_row}, rows, threads);
     } else {
-        run<float>(p, floats(x), x.stride(0), {floats(w), w_row}, rows, team.threads);
+        run<float>(p, floats(x), x.stride(0), {floats(w), w_row}, rows, threads);
     }
     return y;
 }

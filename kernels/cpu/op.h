@@ -7,8 +7,6 @@
 
 #include <stdexcept>
 
-#include <omp.h>
-
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
@@ -28,22 +26,7 @@ inline bool is_float(const Tensor& x) { return x.scalar_type() == ScalarType::Fl
 inline const float* floats(const Tensor& x) { return (const float*)x.data_ptr(); }
 inline float* mutable_floats(const Tensor& x) { return (float*)x.data_ptr(); }
 
-// The threads of a kernel, also where a program around it is kept to one (`graphs/layers.cpp`).
-class Team {
-  public:
-    const int threads = int(torch::stable::get_num_threads());
-
-    Team() : levels(omp_get_max_active_levels()) {
-        if (levels == 0) omp_set_max_active_levels(1);
-    }
-    ~Team() {
-        if (levels == 0) omp_set_max_active_levels(0);
-    }
-    Team(const Team&) = delete;
-
-  private:
-    const int levels;
-};
+inline int num_threads() { return int(torch::stable::get_num_threads()); }
 
 // What this library implements on CPU while it is registered. Never destroyed by itself: when a
 // process ends, torch may be gone first.
