@@ -43,29 +43,42 @@ class Team {
     // Calls work() here and on up to `threads` - 1 others, which share it among themselves, taking
     // pieces until there are none. Returns when all that have begun are done.
     template <class Work> void run(int threads, const Work& work) {
+        if (threads < 2) return work();
         const std::unique_lock<std::mutex> mine(in_use, std::try_to_lock);
-        if (threads < 2 || !mine) return work(); // in use: by another engine in this process
+        if (!mine) return work(); // another engine of this process has the helpers
         while (num_helpers < threads - 1) {
             std::thread(&Team::help, this).detach();
             num_helpers++;
         }
         call = [](const void* it) { (*static_cast<const Work*>(it))(); };
         what = &work;
-        state.store(OPEN | uint32_t(threads - 1) * SEAT);
-        if (num_asleep.load()) {
-            bell.fetch_add(1);
-            bell.notify_all();
-        }
+        const Opened opened(*this, uint32_t(threads - 1));
         work();
-        state.fetch_and(INSIDE);
-        const auto done = [this] { return state.load() == 0; };
-        if (!comes_soon(done))
-            while (const uint32_t left = state.load()) state.wait(left);
     }
 
   private:
     // Of `state`: may helpers come in, how many more of them, and how many are at work.
     static constexpr uint32_t OPEN = 1u << 31, SEAT = 1u << 16, INSIDE = SEAT - 1;
+
+    // Helpers may come in while it lives; it ends when the last of them has left.
+    class Opened {
+      public:
+        Opened(Team& team, uint32_t seats) : of(team) {
+            of.state.store(OPEN | seats * SEAT);
+            if (!of.num_asleep.load()) return;
+            of.bell.fetch_add(1);
+            of.bell.notify_all();
+        }
+        ~Opened() {
+            of.state.fetch_and(INSIDE);
+            if (comes_soon([this] { return of.state.load() == 0; })) return;
+            while (const uint32_t left = of.state.load()) of.state.wait(left);
+        }
+        Opened(const Opened&) = delete;
+
+      private:
+        Team& of;
+    };
 
     void help() {
 #if defined(__linux__)
@@ -90,7 +103,7 @@ class Team {
     void sleep() {
         const uint32_t rung = bell.load();
         num_asleep.fetch_add(1);
-        // Whoever opens after this look sees that somebody sleeps.
+        // Who opens after this look sees that somebody sleeps.
         if (!(state.load() & OPEN)) bell.wait(rung);
         num_asleep.fetch_sub(1);
     }
