@@ -6,7 +6,8 @@ import sys
 # GNU's runtime spins for milliseconds at every barrier while it believes to have the cores to
 # itself. A server shares them with its API process and the compiling child; a thread that spins
 # for one that is not running makes steps several times slower. A thousand turns are some
-# microseconds: benchmarks/openmp_wait.py has what that costs and wins.
+# microseconds: benchmarks/openmp_wait.py has what that costs and wins. Our CPU kernels have threads
+# of their own (kernels/cpu/team.h); left to OpenMP are torch's, and the loops of large steps.
 SPIN_COUNT = "1000"
 
 

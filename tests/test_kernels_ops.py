@@ -19,7 +19,6 @@ from prelude.kernels.ops import CpuOps, define
 from tests.kernel_cases import make_case
 
 SOURCE = """
-#include <atomic>
 #include "op.h"
 namespace {
 int64_t added = 0;
@@ -36,19 +35,6 @@ extern "C" void prelude_register(int option) {
     registration.begin([](StableLibrary& library) { library.impl("test_plus", TORCH_BOX(&plus)); });
 }
 extern "C" void prelude_unregister() { registration.end(); }
-extern "C" int members(int levels) {
-    const int before = omp_get_max_active_levels();
-    omp_set_max_active_levels(levels);
-    std::atomic<int> found{0};
-    {
-        const Team team;
-#pragma omp parallel num_threads(2)
-        found++;
-    }
-    if (omp_get_max_active_levels() != levels) found = -1;
-    omp_set_max_active_levels(before);
-    return found;
-}
 """
 
 
@@ -146,11 +132,6 @@ def test_compiled_kernels_run_no_python(cache_dir: Path) -> None:
     finally:
         select_backend("torch")
         select_linear("torch")
-
-
-def test_a_kernel_has_its_team_where_a_program_has_one_thread(library: Any) -> None:
-    for levels in (0, 1):
-        assert library.members(levels) == 2
 
 
 def test_torch_is_part_of_a_kernels_name(
