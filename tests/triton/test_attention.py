@@ -134,7 +134,7 @@ def test_chunks_of_a_prompt_give_the_same_bits_as_the_whole(device: torch.device
 
     together, whole_run = torch.cat([run(0, 70), run(70, 71), run(71, 150)]), run(0, 150)
     torch.testing.assert_close(together, whole_run, rtol=0, atol=1e-6)
-    # The interpreter multiplies with numpy, whose bits depend on where a row lies on some processors.
+    # The interpreter multiplies with numpy: on some processors bits depend on where a row lies.
     assert device.type == "cpu" or torch.equal(together, whole_run)
 
 
