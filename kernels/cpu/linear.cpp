@@ -69,13 +69,15 @@ int64_t strip_size(int64_t inputs) {
 // Outputs from..to; `upcoming` is where this thread goes on afterwards.
 template <class T>
 void run_piece(const Problem& p, Rows<T> w, int64_t from, int64_t to, int64_t upcoming) {
-    const int64_t row_bytes = w.step * sizeof(T), part = p.inputs * sizeof(T) / p.passes;
+    const int64_t row_bytes = w.step * sizeof(T), part = row_bytes / p.passes;
     const int64_t every = p.passes * LINE / int64_t(W * sizeof(T)), strip = strip_size(p.inputs);
+    const bool in_order = IN_ORDER && (p.passes > 1 || sizeof(T) < sizeof(float));
     for (; from < to; from += strip) {
         const int64_t end = std::min(to, from + strip), next = end < to ? end : upcoming;
-        for (int i = 0; i < p.passes; i++)
+        const char* ahead = (const char*)w.at + next * row_bytes;
+        for (int i = 0; i < p.passes; i++, ahead += in_order ? strip * part : part)
             run_pass(p, i, from, end, w.from(from),
-                     {(const char*)w.at + next * row_bytes + part * i, row_bytes, every});
+                     {ahead, in_order ? part : row_bytes, every, in_order});
     }
 }
 

@@ -16,6 +16,7 @@ constexpr int NARROW = 4; // for MOST_ROWS where it lets them stay in L1, and in
                           // rows of W at a time are fetched from memory sooner
 constexpr int WIDTH_INT8 = 12; // for one row of x
 constexpr bool FETCHES = true; // also where one row of x is all there is to do with float32
+constexpr bool IN_ORDER = false;
 #else
 // One row: a line is two vectors, and rows of W often lie 4 KiB apart, where eight lines are all
 // that L1 keeps. So few are seen coming by the processor itself, and prefetching is in their way.
@@ -23,6 +24,8 @@ constexpr int WIDTH[] = {0, 6, 4, 3, 3};
 constexpr int NARROW = 3;
 constexpr int WIDTH_INT8 = 4;
 constexpr bool FETCHES = false;
+// int8, and more than one pass: prefetched in the order of memory, which the processor goes on with.
+constexpr bool IN_ORDER = true;
 #endif
 constexpr int64_t L1_BYTES = 32 << 10;
 constexpr int MOST_ROWS = 4; // rows of x in one pass
@@ -52,10 +55,15 @@ template <class T> struct Rows { // of W
     Rows from(int64_t row) const { return {at + row * step, step}; }
 };
 
-// What a pass prefetches of the strip after this one: every so many steps a line of each row.
+// What a pass prefetches of the strip after this one: for each row of W it goes over `row_bytes`, a
+// line every so many steps. Lines lie `apart`, each in a row of its own; or are one sequence.
 struct Ahead {
     const char* at;
     int64_t row_bytes, every;
+    bool in_order;
+
+    int64_t apart() const { return in_order ? LINE : row_bytes; }
+    int64_t step(int rows) const { return in_order ? rows * LINE : LINE; }
 };
 
 template <class T> inline vec load_first(const T* p, int64_t count) {
@@ -92,11 +100,11 @@ inline void tile(const Problem& p, int64_t row, int64_t out, Rows<T> w, const Ah
     const int64_t whole = p.inputs / W * W, rest = p.inputs - whole;
     constexpr bool fetches = FETCHES || ROWS > 1 || sizeof(T) < sizeof(float);
     vec acc[ROWS][OUTS] = {}, weights[OUTS];
-    for (int64_t k = 0, skip = 0, line = 0; k < whole; k += W, x += ROWS * W) {
+    const char* line = ahead.at;
+    for (int64_t k = 0, skip = 0; k < whole; k += W, x += ROWS * W) {
         if (fetches && skip == 0) {
-            for (int n = 0; n < OUTS; n++)
-                __builtin_prefetch(ahead.at + n * ahead.row_bytes + line, 0, 2);
-            line += LINE;
+            for (int n = 0; n < OUTS; n++) __builtin_prefetch(line + n * ahead.apart(), 0, 2);
+            line += ahead.step(OUTS);
             skip = ahead.every;
         }
         skip--;
