@@ -36,8 +36,9 @@ def class_aware(
     step, rules = Composer(view, prices, config, config.idle_step_ms, rank=rank), config.rules
     streams = {seq.service_class for seq in step.decoding}
     target_ms = min([rules.itl_ms[name] for name in streams], default=0.0)
-    if streams == {"fast"} and not step.prefilling and next(iter(view.waiting), None) is None:
-        return _next_tokens(step, target_ms), PolicyState(rotor=state.rotor)
+    if step.decoding and not step.prefilling and next(iter(view.waiting), None) is None:
+        if streams == {"fast"} or _has_time(step, target_ms):
+            return _next_tokens(step, target_ms), PolicyState(rotor=state.rotor)
     prompts = Prompts(step, Room(step))
     share = rules.deep_share if "deep" in streams else 0.0
     step.decode([seq for seq in step.decoding if LANES[seq.service_class] == 0])
@@ -57,8 +58,13 @@ def class_aware(
     return step.plan(), PolicyState(rotor=last.seq_id if last else state.rotor, owed_ms=owed_ms)
 
 
+def _has_time(step: Composer, target_ms: float) -> bool:
+    return step.decodes_within(step.decoding, target_ms) == len(step.decoding)
+
+
 def _next_tokens(step: Composer, target_ms: float) -> Plan:
-    """What it all comes to where nobody wants anything else: that is often, and quickly said."""
+    """What it all comes to where nobody wants anything else and there is time for all: that is
+    often, and quickly said."""
     step.decode()
     ms = step.ms_with(0)
     step.budget_ms = max(target_ms, ms) if step.config.rules.use.budget else inf
