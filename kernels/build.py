@@ -14,6 +14,9 @@ import re
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -37,8 +40,24 @@ def default_cache_dir() -> Path:
 def compiled(name: str, cache_dir: Path | None = None) -> ctypes.CDLL:
     """``cpu/<name>.cpp``, compiled if need be into ``cache_dir``, and loaded. Raises
     ``CompileError``."""
+    return load_library(_compile(name, cache_dir))
+
+
+def compile_together(names: Sequence[str], cache_dir: Path | None = None) -> None:
+    """So that ``compiled`` finds them, each by a compiler of its own at the same time. One that
+    does not compile is left for ``compiled`` to say so."""
+
+    def compile_one(name: str) -> None:
+        with suppress(CompileError):
+            _compile(name, cache_dir)
+
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(compile_one, names))
+
+
+def _compile(name: str, cache_dir: Path | None) -> Path:
     source = Path(__file__).parent / "cpu" / f"{name}.cpp"
-    return load_library(compile_library(source, cache_dir or default_cache_dir() / "kernels"))
+    return compile_library(source, cache_dir or default_cache_dir() / "kernels")
 
 
 def compile_library(source: Path, cache_dir: Path) -> Path:

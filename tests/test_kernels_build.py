@@ -87,6 +87,23 @@ def test_a_broken_source_shows_the_compilers_words(tmp_path: Path) -> None:
     assert list((tmp_path / "cache").iterdir()) == []
 
 
+def test_several_are_compiled_together_and_what_is_broken_says_so_when_it_is_wanted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(build, "__file__", str(tmp_path / "build.py"))
+    (tmp_path / "cpu").mkdir()
+    for name in ("one", "other"):
+        (tmp_path / "cpu" / f"{name}.cpp").write_text(SOURCE)
+    (tmp_path / "cpu" / "broken.cpp").write_text("int team( {")
+    build.compile_together(["one", "broken", "other"], tmp_path / "cache")
+    there = {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").iterdir()}
+    assert sorted(path.name.split("-")[0] for path in there) == ["one", "other"]
+    assert build.compiled("one", tmp_path / "cache").team(1) == 1
+    assert {path: path.stat().st_mtime_ns for path in there} == there
+    with pytest.raises(CompileError, match="error"):
+        build.compiled("broken", tmp_path / "cache")
+
+
 def test_no_compiler_says_what_to_install(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

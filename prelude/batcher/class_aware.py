@@ -36,9 +36,9 @@ def class_aware(
     step, rules = Composer(view, prices, config, config.idle_step_ms, rank=rank), config.rules
     streams = {seq.service_class for seq in step.decoding}
     target_ms = min([rules.itl_ms[name] for name in streams], default=0.0)
-    if step.decoding and not step.prefilling and next(iter(view.waiting), None) is None:
-        if streams == {"fast"} or _has_time(step, target_ms):
-            return _next_tokens(step, target_ms), PolicyState(rotor=state.rotor)
+    is_calm = step.decoding and not step.prefilling and next(iter(view.waiting), None) is None
+    if is_calm and (streams == {"fast"} or _has_time(step, target_ms)):
+        return _next_tokens(step, target_ms), PolicyState(rotor=state.rotor)
     prompts = Prompts(step, Room(step))
     share = rules.deep_share if "deep" in streams else 0.0
     step.decode([seq for seq in step.decoding if LANES[seq.service_class] == 0])

@@ -22,6 +22,7 @@ from prelude.engine.startup import Startup
 from prelude.graphs.buckets import Buckets
 from prelude.graphs.pool import LayerPrograms, cache_dir
 from prelude.kernels.attention import select_backend
+from prelude.kernels.build import compile_together
 from prelude.kernels.linear import select_linear
 from prelude.kernels.pages import placed_in
 from prelude.runner.model import ModelRunner
@@ -32,12 +33,13 @@ def cpu_runner(config: Config, model: Model, start: Startup) -> Started:
     """Everything between a configuration and a runner that takes plans."""
     with start.phase("building kernels"):
         kernels = cache_dir(config.graphs) / "kernels"
-        attention = select_backend(
-            config.attention.backend.value, kernels, invariant=config.runner.batch_invariant
-        )
-        linear = select_linear(config.runner.linear.value, kernels)
+        wanted = {"attention": config.attention.backend.value, "linear": config.runner.linear.value}
+        compile_together([name for name, backend in wanted.items() if backend != "torch"], kernels)
+        invariant = config.runner.batch_invariant
+        attention = select_backend(wanted["attention"], kernels, invariant=invariant)
+        linear = select_linear(wanted["linear"], kernels)
         start.rule("kernels", f"attention {attention}, linear {linear}", "cpu where C++ compiles")
-        if config.runner.batch_invariant:
+        if invariant:
             _check_invariant(attention, linear)
     memory = memory_of(config, model)
     early = start.early
