@@ -280,10 +280,13 @@ def matrix(session: Session) -> None:
             if time.monotonic() > until_s:
                 say("time is up")
                 return
-            if missing:
-                together = {label: session.variant(name, label) for label in missing}
-                session.document.runs += session.runs(*key, together)
-                session.save()
+            if not missing:
+                continue
+            if session.args.resaturate:
+                session.saturate(REGIMES[name].saturated_as or name)
+            together = {label: session.variant(name, label) for label in missing}
+            session.document.runs += session.runs(*key, together)
+            session.save()
 
 
 def rotated(names: Sequence[str], turn: int) -> list[str]:
@@ -339,6 +342,11 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--variants", nargs="*", default=[])
     parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS))
     parser.add_argument("--max-s", type=float, default=2700.0, help="then no run begins")
+    parser.add_argument(
+        "--resaturate",
+        action="store_true",
+        help="what plain FCFS sustains, before each trace: where a machine changes its speed",
+    )
     parser.add_argument("--quick", action="store_true", help="40 requests a run, one seed")
     args = parser.parse_args(argv)
     if args.quick:

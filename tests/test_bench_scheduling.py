@@ -8,6 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks import scheduling
+from benchmarks.scheduling import Session
+from benchmarks.scheduling_cells import OURS
 from benchmarks.scheduling_engine import BoundedRunner, bundled, forget_prices
 from benchmarks.scheduling_play import (
     Played,
@@ -17,6 +19,7 @@ from benchmarks.scheduling_play import (
     prompt_ids,
     sustained,
 )
+from benchmarks.scheduling_record import read
 from prelude.conf.schema import BatcherConfig, CacheConfig
 from prelude.engine.core import EngineCore
 from prelude.runner.fake import FakeRunner
@@ -213,6 +216,34 @@ def test_remembered_prices_are_forgotten(tmp_path: Path) -> None:
     forget_prices(tmp_path)
     assert not list(folder.iterdir())
     assert (tmp_path / "kernels").exists()
+
+
+def test_the_matrix_measures_saturation_before_each_trace_if_told_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+
+    def runs(
+        self: Session, name: str, load: float, seed: int, variants: dict[str, object]
+    ) -> list[object]:
+        done.append(f"{seed} {list(variants)}")
+        return []
+
+    monkeypatch.setattr(Session, "save", lambda self: None)
+    monkeypatch.setattr(Session, "saturate", lambda self, name: done.append(name))
+    monkeypatch.setattr(Session, "runs", runs)
+
+    def matrix(*options: str) -> list[str]:
+        done.clear()
+        cell = ["--regimes", "bursts", "--seeds", "1", "2", "--variants", "plain", OURS]
+        args = scheduling.parse(["matrix", "--cache", str(tmp_path), *cell, *options])
+        document = read(tmp_path / "none.json")
+        scheduling.matrix(Session(args, None, document))  # type: ignore[arg-type]
+        return list(done)
+
+    traces = [f"1 ['plain', '{OURS}']", f"2 ['{OURS}', 'plain']"]
+    assert matrix() == traces
+    assert matrix("--resaturate") == ["mixed", traces[0], "mixed", traces[1]]
 
 
 def test_options(tmp_path: Path) -> None:
