@@ -20,6 +20,8 @@ BEGIN, END = "<!-- figures -->\n", "<!-- end of figures -->\n"
 UNMEASURED = "unmeasured"
 PEERS = "cpu/peers_qwen3_0_6b.json"
 VLLM = "cpu/peers_vllm_qwen3_0_6b.json"
+STEPS = "cpu/engine_qwen3_0_6b.json"
+STEPS_INT8 = "cpu/engine_qwen3_0_6b_int8.json"
 H200 = "h200/h200.json"
 H200_COMMAND = "sh benchmarks/h200.sh"
 NAMES = {"llamacpp": "llama.cpp", "llamacpp-q8_0": "llama.cpp Q8_0", "vllm": "vLLM"}
@@ -128,6 +130,16 @@ def ratio(phase: str, peer: str) -> Callable[[Document], str]:
     return read
 
 
+def share(kind: str, batch: int) -> Callable[[Document], str]:
+    """Of what the machine could do right before each of the steps."""
+
+    def read(document: Document) -> str:
+        shapes = {(timing["kind"], timing["batch"]): timing for timing in document["timings"]}
+        return f"{shapes[kind, batch]['floor']['share']:.0%} of the roof right before each step"
+
+    return read
+
+
 def rate(document: Document, engine: str, phase: str) -> float:
     """Tokens a second, median over turns."""
     runs = [run for run in document["runs"] if run["engine"] == engine]
@@ -184,7 +196,7 @@ FIGURES = (
         "ahead of llama.cpp",
         PEERS,
         rates("decode", *FP32),
-        ((VLLM, ratio("decode", "vllm")),),
+        ((VLLM, ratio("decode", "vllm")), (STEPS, share("decode", 1))),
     ),
     Figure(
         "CPU",
@@ -211,6 +223,7 @@ FIGURES = (
         "85 % of the roof",
         PEERS,
         rates("decode", "prelude-int8", "llamacpp-q8_0"),
+        ((STEPS_INT8, share("decode", 1)),),
     ),
     Figure(
         "CPU",

@@ -122,6 +122,7 @@ class EngineWorkload:
     max_s: float = 300.0  # then remaining shapes are skipped, and named in the result
     frontend_tokens: int = 20000  # streamed through a server of its own to price one; 0: skip
     probe: bool = True
+    paired: bool = False  # a probe right before each timed step, where a machine is never the same
     seed: int = 0
     result: str | None = None
 

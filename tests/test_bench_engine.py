@@ -2,16 +2,18 @@
 
 import json
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import torch
 
 from prelude.bench import engine
 from prelude.bench.engine import run, sized, validate
 from prelude.bench.floor import floor_of, step_work
-from prelude.bench.result import EngineResult, decode
+from prelude.bench.result import EngineResult, Probe, decode
 from prelude.conf.bench import EngineBenchConfig, EngineWorkload
 from prelude.conf.command import BENCH_ENGINE
 from prelude.conf.load import load
@@ -114,6 +116,30 @@ def test_the_floor_is_the_probed_machines(capsys: pytest.CaptureFixture[str]) ->
     assert timing.work_mib == pytest.approx(work.num_bytes / 2**20)
 
 
+def test_each_step_is_held_against_the_roof_of_its_moment(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rates = count(1)
+
+    class Roof:
+        def __init__(self, device: str, dtype: str) -> None:
+            assert (device, dtype) == ("cpu", "float32")
+
+        def of_now(self, probe: Probe) -> Probe:
+            return msgspec.structs.replace(probe, read_gb_s=0.1 * next(rates))
+
+    monkeypatch.setattr(engine, "Roof", Roof)
+    result = decode(json.dumps(run(config("bench.paired=true", "bench.prefills=[]"))))
+    assert isinstance(result, EngineResult)
+    four, one = result.timings
+    assert four.floor is not None and one.floor is not None
+    assert (four.floor.bound, one.floor.bound) == ("memory", "memory")
+    floors = [one.work_mib * 2**20 / (i * 1e8) * 1e3 for i in (4, 5, 6)]
+    shares = sorted(floor / ms for floor, ms in zip(floors, one.samples_ms, strict=True))
+    assert one.floor.ms == pytest.approx(floors[1])
+    assert one.floor.share == pytest.approx(shares[1])
+
+
 def test_without_a_probe_there_is_no_floor(
     capsys: pytest.CaptureFixture[str], quick_probe: list[tuple[str, int, str]]
 ) -> None:
@@ -153,6 +179,7 @@ def test_the_front_end_is_priced_with_the_models_tokenizer(
         ({"repeats": 0}, "repeats"),
         ({"warmup": -1}, "warmup"),
         ({"frontend_tokens": -1}, "frontend_tokens"),
+        ({"paired": True, "probe": False}, "paired"),
         ({"max_s": 0.0}, "max_s"),
         ({"max_s": float("inf")}, "max_s"),
         ({"max_s": float("nan")}, "max_s"),

@@ -18,6 +18,7 @@ from benchmarks.figures import (
     ratio,
     requests_a_second,
     row,
+    share,
     step_ms,
     written,
 )
@@ -53,6 +54,14 @@ def device(result: Any, status: int | None = 0) -> dict[str, Any]:
 def test_the_page_is_up_to_date() -> None:
     page = (HERE / "README.md").read_text()
     assert written(page) == page, "run python -m benchmarks.figures"
+
+
+def test_shares_of_steps_are_those_of_their_shape() -> None:
+    shapes = (("prefill", 1, 0.86), ("decode", 16, 0.6), ("decode", 1, 0.914))
+    timings = [{"kind": kind, "batch": n, "floor": {"share": of}} for kind, n, of in shapes]
+    assert share("decode", 1)({"timings": timings}) == "91% of the roof right before each step"
+    with pytest.raises(LookupError):
+        share("decode", 4)({"timings": timings})
 
 
 def test_every_figure_is_a_row(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import torch
 from prelude.bench import probe as module
 from prelude.bench.result import Probe
 from prelude.kernels import pages
+from tests.bench_results import PROBE
 
 
 @pytest.fixture(autouse=True)
@@ -81,6 +82,16 @@ def test_a_child_that_failed_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: failed)
     with pytest.raises(RuntimeError, match=r"probe=false skips it.*no such thing"):
         module.probe_apart("cpu", 1, "float32")
+
+
+def test_a_roof_of_now_is_measured_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    roof = module.Roof("cpu", "float32")
+    times = iter([0.0, 0.5, 1.0, 1.25])
+    monkeypatch.setattr(time, "perf_counter", lambda: next(times))
+    now = roof.of_now(PROBE)
+    assert now.read_gb_s == pytest.approx(2**20 / 0.5 / 1e9)
+    assert now.gemm_gflop_s == pytest.approx(2 * 64**3 / 0.25 / 1e9)
+    assert (now.device, now.quiet) == (PROBE.device, PROBE.quiet)
 
 
 def test_the_command_prints_one_record(

@@ -4,8 +4,10 @@ that were asked for, their times, and the reasons why some were not measured."""
 from dataclasses import replace
 from typing import Any
 
+import msgspec
 import pytest
 
+from prelude.bench.result import Probe
 from prelude.bench.steps import Limits, Shape, StepBench, early_tokens
 from prelude.conf.bench import EngineWorkload
 from prelude.conf.schema import BatcherConfig, CacheConfig, MechanismsConfig
@@ -13,6 +15,7 @@ from prelude.engine.core import EngineCore
 from prelude.runner.fake import FakeRunner
 from prelude.types.plan import Plan
 from prelude.types.prices import Curve, PriceTable
+from tests.bench_results import PROBE
 
 # 2 ms a launch and 0.5 ms a new token, exactly.
 PRICES = PriceTable(Curve((1, 1001), (2.5, 502.5)))
@@ -59,12 +62,23 @@ class Rig:
             seed=0,
         )
         room = Limits(max_len=600, max_seqs=8, num_kv_tokens=199 * 16, vocab_size=512)
+        self.asked = 0
         self.bench = StepBench(
-            self.core, replace(room, **limits), workload, clock=lambda: self.time_s
+            self.core,
+            replace(room, **limits),
+            workload,
+            clock=lambda: self.time_s,
+            roof=self._roof if workload.paired else None,
         )
 
     def _sleep(self, ms: float) -> None:
         self.time_s += ms / 1e3
+
+    def _roof(self) -> Probe:
+        """Takes a second, which is none of a step's, and finds another machine each time."""
+        self.time_s += 1.0
+        self.asked += 1
+        return msgspec.structs.replace(PROBE, read_gb_s=float(self.asked))
 
     def run(self) -> list[Shape]:
         return list(self.bench.run())
@@ -108,6 +122,16 @@ def test_decode_steps_have_their_batch_and_about_their_context() -> None:
     assert four.rows[0] == (sorted(timed)[2], 1), "the middle of the timed steps"
     timed = [rows[0][0] for rows in decodes[9:]]
     assert one.rows[0] == (sorted(timed)[2], 1)
+
+
+def test_each_timed_step_has_the_roof_of_its_moment() -> None:
+    rig = Rig(workload(paired=True))
+    prompt, four, one = rig.run()
+    assert [roof.read_gb_s for roof in prompt.roofs] == [3.0, 4.0, 5.0], "after two warm-ups"
+    assert [roof.read_gb_s for roof in four.roofs + one.roofs] == list(range(6, 16))
+    assert prompt.step_ms == pytest.approx([34.0] * 3)
+    assert four.step_ms == pytest.approx([4.0] * 5)
+    assert Rig(workload()).run()[0].roofs == []
 
 
 def test_prompts_beyond_a_step_come_in_chunks() -> None:

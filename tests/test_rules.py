@@ -1,6 +1,8 @@
 """What the batcher's configuration comes to: thresholds from prices, and targets out of reach."""
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from prelude.batcher.rules import Rules, rules_of, unmet_targets
 from prelude.conf.schema import BatcherConfig, ClassConfig, ClassesConfig
@@ -34,9 +36,20 @@ def test_what_is_not_configured_follows_from_the_step() -> None:
 
 
 def test_idle_steps_are_as_long_as_prompts_need_to_be_computed_well() -> None:
-    assert rules(max_step_tokens=2048).idle_ms == 60.0, "0.117 ms a token; at 128 it is 0.156"
+    assert rules(max_step_tokens=512).idle_ms == 60.0, "six times the weights"
+    assert rules(max_step_tokens=448).idle_ms == pytest.approx(53.33, abs=0.01), "what is most"
     quick = rules_of(BatcherConfig(), PriceTable(Curve.of({1: 1.0, 512: 2.0})), 50.0)
     assert quick.idle_ms == 50.0, "never shorter than a step while streams run"
+
+
+@settings(max_examples=50, deadline=None)
+@given(noise=st.lists(st.floats(0.5, 2.0), min_size=9, max_size=9))
+def test_noise_in_the_prices_of_chunks_does_not_move_idle_steps(noise: list[float]) -> None:
+    """Sizes that were hardly ever seen may be priced at half or twice what they cost."""
+    ms = [60.0 + 6.0 * 2**i for i in range(10)]
+    noisy = Curve.of({2**i: ms[i] * by for i, by in enumerate([1.0, *noise])})
+    idle_ms = rules_of(BatcherConfig(max_step_tokens=512), PriceTable(noisy), 50.0).idle_ms
+    assert idle_ms == 6.0 * 66.0
 
 
 @pytest.mark.parametrize("key", ["itl_ms", "ttft_ms"])

@@ -12,7 +12,7 @@ _PROBATION_TOKENS = 192
 _SURELY_DEEP = 4
 _DOC_STEPS = 16.0
 _FAIR_STEPS = 400.0
-_INEFFICIENCY = 0.1
+_IDLE_DECODES = 6  # that a step lasts while nobody decodes
 _MIN_STEP_MS = 50.0
 _DECODES_A_STEP = 3
 _IDLE_FACTOR = 10
@@ -75,11 +75,11 @@ def rules_of(batcher: BatcherConfig, prices: PriceTable, step_ms: float) -> Rule
 
 
 def _efficient_ms(prices: PriceTable, max_tokens: int) -> float:
-    """Price of the smallest chunk that costs hardly more a token than the best one."""
-    counts = [count for count in prices.body.counts if count <= max_tokens] or [max_tokens]
-    per_token = {count: prices.body.at(count) / count for count in counts}
-    limit = (1.0 + _INEFFICIENCY) * min(per_token.values())
-    return prices.body.at(min(count for count, ms in per_token.items() if ms <= limit))
+    """How long a step must be for prompts to be computed well: so long that reading the weights,
+    which any step pays for, is a sixth of it at most. Less is lost, for much of the reading is
+    done beside the arithmetic. It follows from what one token costs alone, the price that steps
+    correct most often: the best price a token would be the one that noise has made the least."""
+    return min(_IDLE_DECODES * prices.body.at(1), prices.body.at(max_tokens))
 
 
 def unmet_targets(rules: Rules, prices: PriceTable) -> list[str]:

@@ -3,15 +3,17 @@ the machine it runs on."""
 
 import gc
 import os
+import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from prelude.bench.floor import floor_of, step_work
+from prelude.bench.floor import Work, floor_of, step_work
 from prelude.bench.frontend import frontend_us_per_token
 from prelude.bench.observer import Observer
-from prelude.bench.probe import probe_apart
+from prelude.bench.probe import Roof, probe_apart
 from prelude.bench.result import EngineResult, Probe, StepFloor, StepTiming, Summary
 from prelude.bench.serve import publish
 from prelude.bench.stats import summarise
@@ -55,7 +57,10 @@ def measure(config: EngineBenchConfig, core: EngineCore, info: EngineInfo) -> En
         num_kv_tokens=info.num_blocks * info.block_size,
         vocab_size=info.vocab_size,
     )
-    bench = StepBench(core, limits, workload)
+    roof = None
+    if probe is not None and workload.paired:
+        roof = partial(Roof(info.device, info.dtype).of_now, probe)
+    bench = StepBench(core, limits, workload, roof=roof)
     gc.collect()
     gc.freeze()
     observer = Observer(probe)
@@ -129,8 +134,7 @@ def _timing(shape: Shape, spec: ModelSpec, info: EngineInfo, probe: Probe | None
     step_ms = _summary(shape.step_ms)
     floor = None
     if probe is not None:
-        least = floor_of(work, probe)
-        floor = StepFloor(least.ms, least.bound, least.ms / step_ms.p50.value)
+        floor = _floor(work, probe, shape, step_ms.p50.value)
     num_tokens = sum(new for _, new in shape.rows)
     return StepTiming(
         kind=shape.kind,
@@ -145,6 +149,17 @@ def _timing(shape: Shape, spec: ModelSpec, info: EngineInfo, probe: Probe | None
         floor=floor,
         samples_ms=shape.step_ms,
     )
+
+
+def _floor(work: Work, probe: Probe, shape: Shape, p50_ms: float) -> StepFloor:
+    """Where steps have roofs of their own, the medians of what they were held against."""
+    if not shape.roofs:
+        least = floor_of(work, probe)
+        return StepFloor(least.ms, least.bound, least.ms / p50_ms)
+    floors = [floor_of(work, roof) for roof in shape.roofs]
+    shares = [floor.ms / ms for floor, ms in zip(floors, shape.step_ms, strict=True)]
+    bound = statistics.mode(floor.bound for floor in floors)
+    return StepFloor(statistics.median(f.ms for f in floors), bound, statistics.median(shares))
 
 
 def _summary(values: Sequence[float]) -> Summary:
@@ -169,5 +184,7 @@ def validate(workload: EngineWorkload) -> None:
     for name, least in NUMBERS:
         if getattr(workload, name) < least:
             raise ValueError(f"bench.{name}: must be at least {least}")
+    if workload.paired and not workload.probe:
+        raise ValueError("bench.paired: needs bench.probe=true")
     if not 0.0 < workload.max_s <= MAX_SECONDS:
         raise ValueError(f"bench.max_s: must be positive and at most {MAX_SECONDS:g} seconds")

@@ -22,31 +22,56 @@ GEMM_SIZE = {"cpu": 2048, "cuda": 8192}
 TIMEOUT_S = 300
 
 
+class Roof:
+    """What is timed: reading memory, and a dense product."""
+
+    def __init__(self, device: str, dtype: str) -> None:
+        import torch
+
+        from prelude.kernels import pages
+
+        self.synchronize: Callable[[], object] = (
+            torch.cuda.synchronize if device == "cuda" else (lambda: None)
+        )
+        # In huge pages, as weights are: reading small ones is slower, and no roof.
+        count = READ_BYTES[device] // 4
+        data = pages.empty((count,), torch.float32, torch.device(device)).fill_(1)
+        half, other = data.chunk(2)
+        size = GEMM_SIZE[device]
+        left = torch.rand(size, size, device=device).to(getattr(torch, dtype))
+        self.read: Callable[[], object] = (
+            (lambda: other.copy_(half)) if device == "cuda" else (lambda: data.sum())
+        )
+        self.multiply: Callable[[], object] = lambda: left @ left
+        self._read_gb = data.numel() * data.element_size() / 1e9
+        self._gemm_gflop = 2 * size**3 / 1e9
+
+    def rates(self, repeats: int) -> tuple[float, float]:
+        """GB/s and GFLOP/s: of each, the best of ``repeats`` after one that does not count."""
+        read_s = _best_s(self.read, self.synchronize, repeats)
+        gemm_s = _best_s(self.multiply, self.synchronize, repeats)
+        return self._read_gb / read_s, self._gemm_gflop / gemm_s
+
+    def of_now(self, probe: Probe) -> Probe:
+        """``probe`` with the rates of this moment, each measured once."""
+        read_gb_s = self._read_gb / _once_s(self.read, self.synchronize)
+        gemm_gflop_s = self._gemm_gflop / _once_s(self.multiply, self.synchronize)
+        return msgspec.structs.replace(probe, read_gb_s=read_gb_s, gemm_gflop_s=gemm_gflop_s)
+
+
 def probe(device: str, threads: int, dtype: str, repeats: int = 5) -> Probe:
     """Measure here. ``device`` is cpu or cuda; ``dtype`` is that of the matrix product."""
     import torch
 
-    from prelude.kernels import pages
-
     quiet = machine.quietness()
     torch.set_num_threads(threads)
-    synchronize: Callable[[], object] = (
-        torch.cuda.synchronize if device == "cuda" else (lambda: None)
-    )
-    # In huge pages, as weights are: reading small ones is slower, and no roof.
-    data = pages.empty((READ_BYTES[device] // 4,), torch.float32, torch.device(device)).fill_(1)
-    half, other = data.chunk(2)
-    move = (lambda: other.copy_(half)) if device == "cuda" else (lambda: data.sum())
-    read_s = _best_s(move, synchronize, repeats)
-    size = GEMM_SIZE[device]
-    left = torch.rand(size, size, device=device).to(getattr(torch, dtype))
-    gemm_s = _best_s(lambda: left @ left, synchronize, repeats)
+    read_gb_s, gemm_gflop_s = Roof(device, dtype).rates(repeats)
     return Probe(
         device=torch.cuda.get_device_name() if device == "cuda" else "cpu",
         threads=threads,
         dtype=dtype,
-        read_gb_s=data.numel() * data.element_size() / read_s / 1e9,
-        gemm_gflop_s=2 * size**3 / gemm_s / 1e9,
+        read_gb_s=read_gb_s,
+        gemm_gflop_s=gemm_gflop_s,
         quiet=quiet,
     )
 
@@ -61,14 +86,16 @@ def probe_apart(device: str, threads: int, dtype: str) -> Probe:
 
 
 def _best_s(work: Callable[[], object], synchronize: Callable[[], object], repeats: int) -> float:
-    times = []
-    for _ in range(repeats + 1):  # the first one pays for pages, threads and packing
-        synchronize()
-        start = time.perf_counter()
-        work()
-        synchronize()
-        times.append(time.perf_counter() - start)
-    return min(times[1:])
+    _once_s(work, synchronize)  # pays for pages, threads and packing
+    return min(_once_s(work, synchronize) for _ in range(repeats))
+
+
+def _once_s(work: Callable[[], object], synchronize: Callable[[], object]) -> float:
+    synchronize()
+    start = time.perf_counter()
+    work()
+    synchronize()
+    return time.perf_counter() - start
 
 
 def main() -> None:

@@ -151,7 +151,8 @@ class ServeResult(msgspec.Struct, frozen=True, tag="serve", tag_field="benchmark
 
 class StepFloor(msgspec.Struct, frozen=True):
     """The least a step can take on the probed device, what it is bound by (memory or compute),
-    and the share of it that was reached: floor over the median step."""
+    and the share of it that was reached: floor over the median step, or with ``bench.paired`` the
+    median of each step's own share."""
 
     ms: float
     bound: str

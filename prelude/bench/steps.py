@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from random import Random
 
+from prelude.bench.result import Probe
 from prelude.conf.bench import EngineWorkload
 from prelude.engine.core import EngineCore
 from prelude.types.request import Request, SamplingParams
@@ -15,12 +16,14 @@ Clock = Callable[[], float]
 
 @dataclass(slots=True)
 class Shape:
-    """Measured steps of one shape. ``rows`` are (context before, new tokens) of a typical step."""
+    """Measured steps of one shape. ``rows`` are (context before, new tokens) of a typical step;
+    ``roofs`` is what the machine could do right before each, if that was asked for."""
 
     kind: str
     rows: list[tuple[int, int]]
     step_ms: list[float] = field(default_factory=list)
     overhead_ms: list[float] = field(default_factory=list)
+    roofs: list[Probe] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +46,8 @@ def early_tokens(batch: int, context: int, step_tokens: int) -> int:
 
 class StepBench:
     """Runs a workload on an idle engine and leaves it idle. ``skipped`` names, with the reason,
-    the shapes that were not measured: too large for the engine, or beyond ``max_s``."""
+    the shapes that were not measured: too large for the engine, or beyond ``max_s``. ``roof``
+    says what the machine can do now: it is asked right before each timed step."""
 
     def __init__(
         self,
@@ -51,12 +55,14 @@ class StepBench:
         limits: Limits,
         workload: EngineWorkload,
         clock: Clock = time.perf_counter,
+        roof: Callable[[], Probe] | None = None,
     ) -> None:
         self.skipped: list[str] = []
         self._core = core
         self._limits = limits
         self._workload = workload
         self._clock = clock
+        self._roof = roof
         self._deadline_s = clock() + workload.max_s
         self._rng = Random(workload.seed)
         self._uid = 0
@@ -80,6 +86,7 @@ class StepBench:
         shape = Shape("prefill", [(0, length)])
         for turn in range(self._workload.warmup + self._workload.repeats):
             (uid,) = self._add(1, length, 1)
+            roofs = [self._roof()] if self._roof else []
             start = self._clock()
             overhead_ms = 0.0
             num_steps = self._core.stats().num_steps
@@ -95,6 +102,7 @@ class StepBench:
             if turn >= self._workload.warmup:
                 shape.step_ms.append((self._clock() - start) * 1e3)
                 shape.overhead_ms.append(overhead_ms)
+                shape.roofs += roofs
         yield shape
 
     def _decode_at(self, context: int) -> Iterator[Shape]:
@@ -128,6 +136,8 @@ class StepBench:
             for _ in range(self._workload.steps):
                 if self._is_late(f"decode {batch} at context {context}"):
                     return
+                if self._roof:
+                    shape.roofs.append(self._roof())
                 start = self._clock()
                 num_events = self._step()
                 shape.step_ms.append((self._clock() - start) * 1e3)
