@@ -12,7 +12,6 @@ from prelude.types.plan import Plan, ProgramCount, Sampled, StepOutput
 from prelude.types.prices import flat_prices
 
 VOCAB = 32_000
-CPU = torch.device("cpu")
 
 
 class HostRunner:
@@ -43,7 +42,7 @@ class HostRunner:
         self.runs: list[tuple[float, float]] = []
         self._device_ms = device_ms
         self._jitter = jitter
-        self._slots = Slots(max_seqs, -(-max_len // self.block_size), VOCAB, CPU)
+        self._slots = Slots(max_seqs, -(-max_len // self.block_size), VOCAB)
         self._under_way: deque[tuple[Plan, list[LaunchInputs], float, float]] = deque()
 
     def submit(self, plan: Plan) -> None:

@@ -37,6 +37,7 @@ class CudaOps:
     """``LayerOps`` on CUDA tensors."""
 
     rms_norm = staticmethod(fused.rms_norm)
+    final_norm = staticmethod(fused.rms_norm)
     silu_mul = staticmethod(fused.silu_mul)
     rope_append = staticmethod(fused.rope_append)
 

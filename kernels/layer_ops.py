@@ -9,7 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from prelude.kernels import fused
+from prelude.kernels import ends, fused
 from prelude.kernels.linear import linear
 
 
@@ -32,6 +32,10 @@ class LayerOps(Protocol):
         ...
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor: ...
+
+    def final_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        """``rms_norm`` after the last layer, outside compiled code."""
+        ...
 
     def silu_mul(self, gate_up: Tensor) -> Tensor: ...
 
@@ -70,6 +74,7 @@ class PlainOps:
 
     linear = staticmethod(linear)
     rms_norm = staticmethod(fused.rms_norm)
+    final_norm = staticmethod(ends.final_norm)
     silu_mul = staticmethod(fused.silu_mul)
 
     def linear_add(self, x: Tensor, h: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from prelude.kernels import ends
 from prelude.kernels.build import CompileError, compiled
 from prelude.kernels.int8 import dequantize
 from prelude.kernels.ops import CpuOps, define
@@ -65,5 +66,5 @@ def _shape_of(x: Tensor, w: Tensor, bias: Tensor | None = None) -> Tensor:
 
 define("linear(Tensor x, Tensor w, Tensor? bias=None) -> Tensor", _shape_of)
 define("linear_by_torch(Tensor x, Tensor w, Tensor? bias=None) -> Tensor", _shape_of)
-_CPU = CpuOps({"linear": _by_torch})
+_CPU = CpuOps({"linear": _by_torch, **ends.FUNCTIONS})
 _BY_TORCH = CpuOps({"linear_by_torch": _by_torch})  # for the C++ to call

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from prelude.models.linear import embed, empty_matrix, empty_weight, num_inputs, store
+from prelude.kernels.ends import embed
+from prelude.models.linear import empty_matrix, empty_weight, num_inputs, store
 
 CPU = torch.device("cpu")
 

@@ -14,7 +14,7 @@ SIZE = 4
 
 
 def filled_slots(num_slots: int, width: int) -> Slots:
-    slots = Slots(num_slots, width, 1000, torch.device("cpu"))
+    slots = Slots(num_slots, width, 1000)
     blocks = list(range(1, num_slots * width + 1))
     random.Random(0).shuffle(blocks)
     for slot in range(num_slots):

@@ -12,6 +12,7 @@
 #include <atomic>
 #include <vector>
 
+#include "ends.h"
 #include "linear_tile.h"
 #include "op.h"
 #include "team.h"
@@ -164,7 +165,12 @@ Registration registration;
 } // namespace
 
 extern "C" void prelude_register(int) {
-    registration.begin([](StableLibrary& library) { library.impl("linear", TORCH_BOX(&linear)); });
+    registration.begin([](StableLibrary& library) {
+        library.impl("linear", TORCH_BOX(&linear));
+        library.impl("embed", TORCH_BOX(&embed));
+        library.impl("rope_tables", TORCH_BOX(&rope_tables));
+        library.impl("rms_norm", TORCH_BOX(&rms_norm));
+    });
 }
 
 extern "C" void prelude_unregister() { registration.end(); }

@@ -69,7 +69,6 @@ def cpu_runner(config: Config, model: Model, start: Startup) -> Started:
             num_host_blocks=host_size(config, layout),
             max_len=size.max_len,
             max_seqs=config.runner.max_seqs,
-            device=model.device,
             programs=programs,
             prices=prices,
         )

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from prelude.kernels.attention import AttentionMeta
+from prelude.kernels.ends import embed
 from prelude.kernels.layer_ops import LayerOps, PlainOps
-from prelude.models.linear import embed, empty_matrix, empty_weight
+from prelude.models.linear import empty_matrix, empty_weight
 from prelude.models.rotary import Rotary
 from prelude.models.spec import ModelSpec
 
@@ -208,7 +209,7 @@ class Decoder(nn.Module):
         if len(kv) != len(self.layers):
             raise ValueError(f"kv: {len(kv)} tensors, longer or shorter than the layers")
         x = self.layers_fn(self.layers, x, cos, sin, kv, *meta)
-        return self.ops.rms_norm(x, self.norm, self.spec.norm_eps)
+        return self.ops.final_norm(x, self.norm, self.spec.norm_eps)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """hidden [rows, hidden] -> float32 [rows, vocab]."""

@@ -2,10 +2,10 @@
 
 import torch
 from torch import Tensor
-from torch.nn import Parameter, functional
+from torch.nn import Parameter
 
 from prelude.kernels import pages
-from prelude.kernels.int8 import SCALE_BYTES, dequantize, int8_shape, quantize
+from prelude.kernels.int8 import SCALE_BYTES, int8_shape, quantize
 
 
 def empty_weight(*shape: int, dtype: torch.dtype, device: torch.device) -> Parameter:
@@ -30,9 +30,3 @@ def store(matrix: Tensor, values: Tensor) -> None:
         quantize(values, matrix)
     else:
         matrix.copy_(values)
-
-
-def embed(ids: Tensor, matrix: Tensor) -> Tensor:
-    """Rows of a matrix: ids int64 [tokens] -> [tokens, inputs]; int8 becomes float32."""
-    rows = functional.embedding(ids, matrix)
-    return dequantize(rows) if matrix.dtype is torch.int8 else rows

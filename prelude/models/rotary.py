@@ -9,6 +9,7 @@ import math
 import torch
 from torch import Tensor
 
+from prelude.kernels.ends import rope_tables
 from prelude.models.rope import RopeSpec
 
 
@@ -27,12 +28,7 @@ class Rotary(torch.nn.Module):
         self.register_buffer("inv_freq", inverse_frequencies(rope).to(device), persistent=False)
 
     def forward(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        half = positions.to(torch.float32)[:, None] * self.inv_freq
-        angles = torch.cat((half, half), dim=-1)
-        cos, sin = angles.cos(), angles.sin()
-        if self.attention_factor != 1.0:
-            cos, sin = cos * self.attention_factor, sin * self.attention_factor
-        return cos, sin
+        return rope_tables(positions, self.inv_freq, self.attention_factor)
 
 
 def inverse_frequencies(rope: RopeSpec) -> Tensor:

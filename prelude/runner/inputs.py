@@ -1,4 +1,4 @@
-"""The input tensors of one launch, built on the host in a few vectorised writes."""
+"""The input tensors of one launch on a CPU, in a few vectorised writes."""
 
 from dataclasses import dataclass
 
@@ -25,7 +25,7 @@ class LaunchInputs:
 
 
 def build_inputs(launch: Launch, slots: Slots, block_size: int) -> LaunchInputs:
-    """Flatten the rows of a launch; tokens that only the device knows are gathered there."""
+    """Flatten the rows of a launch; the token of a row that brings none is its slot's last."""
     rows = launch.rows
     num_rows = len(rows)
     starts = np.fromiter([row.start for row in rows], np.int64, num_rows)
@@ -48,32 +48,28 @@ def build_inputs(launch: Launch, slots: Slots, block_size: int) -> LaunchInputs:
         sampled = np.array(sample_rows, dtype=np.int64)
         sample_at, sample_slots = sample_at[sampled], slot_ids[sampled]
 
-    def send(array: np.ndarray) -> Tensor:
-        return torch.from_numpy(array).to(slots.device)
-
-    sent_slots = send(slot_ids)
+    tensor = torch.from_numpy
     return LaunchInputs(
-        ids=_ids(launch, slots, cu_q, sent_slots),
-        positions=send(positions),
+        ids=tensor(_ids(launch, slots, cu_q, slot_ids)),
+        positions=tensor(positions),
         meta=AttentionMeta(
-            cu_q=send(cu_q.astype(np.int32)),
-            ctx_lens=send(ctx_lens.astype(np.int32)),
-            block_tables=send(tables),
-            slot_mapping=send(mapping),
+            cu_q=tensor(cu_q.astype(np.int32)),
+            ctx_lens=tensor(ctx_lens.astype(np.int32)),
+            block_tables=tensor(tables),
+            slot_mapping=tensor(mapping),
         ),
-        sample_at=send(sample_at),
-        sample_slots=send(sample_slots),
+        sample_at=tensor(sample_at),
+        sample_slots=tensor(sample_slots),
         sample_rows=sample_rows,
     )
 
 
-def _ids(launch: Launch, slots: Slots, cu_q: np.ndarray, slot_ids: Tensor) -> Tensor:
+def _ids(launch: Launch, slots: Slots, cu_q: np.ndarray, slot_ids: np.ndarray) -> np.ndarray:
+    last: np.ndarray = slots.last[slot_ids]
     ours = [i for i, row in enumerate(launch.rows) if not row.token_ids]
-    last = slots.last[slot_ids]
     if len(ours) == len(launch.rows):
         return last
-    known = [token for row in launch.rows for token in row.token_ids or (0,)]
-    ids = torch.from_numpy(np.array(known, dtype=np.int64)).to(slots.device)
+    ids = np.array([token for row in launch.rows for token in row.token_ids or (0,)], np.int64)
     if ours:
-        ids[torch.from_numpy(cu_q[ours]).to(slots.device)] = last[ours]
+        ids[cu_q[ours]] = last[ours]
     return ids

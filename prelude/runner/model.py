@@ -1,4 +1,4 @@
-"""The model runner: weights, KV pool, slots and programs of one model on one device."""
+"""The model runner on CPU: weights, KV pool, slots and programs of one model."""
 
 import time
 from collections import deque
@@ -45,25 +45,24 @@ class ModelRunner:
         num_host_blocks: int = 0,
         max_len: int,
         max_seqs: int,
-        device: torch.device,
         programs: LayerPrograms,
         prices: PriceTable | None = None,
     ) -> None:
         self.decoder = decoder
         self.layout = layout
-        self.device = device
         self.num_blocks = num_blocks
         self.block_size = layout.block_size
         self.max_len = max_len
         self.vocab_size = decoder.spec.vocab_size
-        self._kv = layout.allocate(num_blocks, device)
-        self._backing = Backing(self._kv) if device.type == "cpu" else None
+        cpu = torch.device("cpu")
+        self._kv = layout.allocate(num_blocks, cpu)
+        self._backing = Backing(self._kv)
         with torch.inference_mode():
-            self._swapper = Swapper(self._kv, layout, num_host_blocks, AtOnce(device))
+            self._swapper = Swapper(self._kv, layout, num_host_blocks, AtOnce(cpu))
         self.num_host_blocks = num_host_blocks
         self.swap_ms = self._swapper.swap_ms
         width = -(-max_len // layout.block_size)
-        self._slots = Slots(max_seqs, width, self.vocab_size, device)
+        self._slots = Slots(max_seqs, width, self.vocab_size)
         self._programs = programs
         self._queue: deque[Plan] = deque()
         decoder.layers_fn = programs
@@ -86,8 +85,7 @@ class ModelRunner:
     @torch.inference_mode()
     def collect(self) -> StepOutput:
         plan = self._queue.popleft()
-        if self._backing is not None:
-            self._backing.follow(plan)
+        self._backing.follow(plan)
         copying = self._swapper.enqueue(plan)
         for admit in plan.admits:
             self._slots.admit(admit)
@@ -116,7 +114,8 @@ class ModelRunner:
         hidden = self.decoder(inputs.ids, inputs.positions, self._kv, inputs.meta)
         sampled: list[Sampled] = []
         if inputs.sample_rows:
-            logits = self.decoder.logits(hidden[inputs.sample_at])
+            all_sample = len(inputs.sample_at) == len(hidden)
+            logits = self.decoder.logits(hidden if all_sample else hidden[inputs.sample_at])
             sampled = sample(launch, inputs, logits, self._slots)
         seq_ids, tokens = embedding_rows(launch, self._slots.admits)
         found = embeddings(seq_ids, gather(hidden, tokens).cpu()) if tokens else []

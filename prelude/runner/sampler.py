@@ -73,17 +73,14 @@ def _draw(rows: list[Row], scores: Tensor, slots: Slots) -> Tensor:
     at = np.array([row.slot for row in rows])
     index = np.array([_output_index(row, slots) for row in rows], dtype=np.int64)
 
-    def send(array: np.ndarray) -> Tensor:
-        return torch.from_numpy(array).to(slots.device)
-
     return sampling.filtered(
         scores,
-        send(slots.temperature[at]),
-        send(slots.top_k[at]),
-        send(slots.top_p[at]),
-        send(slots.min_p[at]),
-        send(slots.seeds[at]),
-        send(index),
+        torch.from_numpy(slots.temperature[at]),
+        torch.from_numpy(slots.top_k[at]),
+        torch.from_numpy(slots.top_p[at]),
+        torch.from_numpy(slots.min_p[at]),
+        torch.from_numpy(slots.seeds[at]),
+        torch.from_numpy(index),
     )
 
 
@@ -103,9 +100,9 @@ def _adjusted(rows: list[Row], inputs: LaunchInputs, logits: Tensor, slots: Slot
             logits,
             state.counts[at],
             state.prompt[at],
-            torch.from_numpy(slots.presence[numpy_at]).to(slots.device),
-            torch.from_numpy(slots.frequency[numpy_at]).to(slots.device),
-            torch.from_numpy(slots.repetition[numpy_at]).to(slots.device),
+            torch.from_numpy(slots.presence[numpy_at]),
+            torch.from_numpy(slots.frequency[numpy_at]),
+            torch.from_numpy(slots.repetition[numpy_at]),
             state.bias[at],
         )
     forbidden = [
@@ -116,7 +113,7 @@ def _adjusted(rows: list[Row], inputs: LaunchInputs, logits: Tensor, slots: Slot
     ]
     if not forbidden:
         return logits
-    pairs = torch.tensor(forbidden, dtype=torch.int64, device=slots.device)
+    pairs = torch.tensor(forbidden, dtype=torch.int64)
     return sampling.forbid(logits, pairs[:, 0], pairs[:, 1])
 
 
@@ -132,7 +129,7 @@ def _restricted(scores: Tensor, logits: Tensor, matchers: dict[int, Matcher]) ->
     vocab_size = logits.shape[1]
     allowed = unpack(fill(list(matchers.values()), vocab_size), vocab_size)
     scores = scores.clone() if scores is logits else scores
-    for i, flags in zip(matchers, torch.from_numpy(~allowed).to(logits.device), strict=True):
+    for i, flags in zip(matchers, torch.from_numpy(~allowed), strict=True):
         if (wish_id := matchers[i].wish_id) is not None and int(logits[i].argmax()) == wish_id:
             flags[wish_id] = False
         own = scores[i].masked_fill_(flags, -torch.inf)

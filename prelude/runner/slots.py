@@ -1,4 +1,4 @@
-"""Device state that a sequence keeps while resident: one row per slot, gathered by launches."""
+"""What a sequence keeps while it is resident on a CPU: one row per slot, gathered by launches."""
 
 from dataclasses import dataclass
 from math import inf
@@ -37,12 +37,11 @@ def bias_of(params: SamplingParams) -> dict[int, float]:
 
 
 class Slots:
-    """``last`` int64 [slots] is the token each slot sampled last and stays on ``device``; block
-    tables int32 [slots, width] and sampling parameters are host rows, sent with a launch."""
+    """``last`` int64 [slots] is the token each slot sampled last; block tables are int32
+    [slots, width]."""
 
-    def __init__(self, num_slots: int, width: int, vocab_size: int, device: torch.device) -> None:
-        self.device = device
-        self.last = torch.zeros(num_slots, dtype=torch.int64, device=device)
+    def __init__(self, num_slots: int, width: int, vocab_size: int) -> None:
+        self.last = np.zeros(num_slots, dtype=np.int64)
         self.block_tables = np.zeros((num_slots, width), dtype=np.int32)
         self.seeds = np.zeros(num_slots, dtype=np.int64)
         self.temperature = np.zeros(num_slots, dtype=np.float32)
@@ -81,7 +80,7 @@ class Slots:
 
     def sampled(self, slots: Tensor, ids: Tensor) -> None:
         """Remember what the rows of a launch drew: slots and ids are int64 [rows]."""
-        self.last[slots] = ids
+        self.last[slots.numpy()] = ids.numpy()
         if self.penalties is not None:
             self.penalties.counts[slots, ids] += 1
 
@@ -95,16 +94,16 @@ class Slots:
         state.counts[slot] = torch.bincount(output, minlength=self._vocab_size).to(torch.int32)
         state.bias[slot] = base_bias(admit.params)
         if bias := bias_of(admit.params):
-            values = torch.tensor(list(bias.values()), device=self.device)
+            values = torch.tensor(list(bias.values()))
             state.bias[slot, self._ids(list(bias))] = values
 
     def _ids(self, token_ids: object) -> Tensor:
-        return torch.tensor(token_ids, dtype=torch.int64, device=self.device)
+        return torch.tensor(token_ids, dtype=torch.int64)
 
     def _make_penalties(self) -> PenaltyState:
         shape = (len(self.admits), self._vocab_size)
         return PenaltyState(
-            torch.zeros(shape, dtype=torch.int32, device=self.device),
-            torch.zeros(shape, dtype=torch.bool, device=self.device),
-            torch.zeros(shape, dtype=torch.float32, device=self.device),
+            torch.zeros(shape, dtype=torch.int32),
+            torch.zeros(shape, dtype=torch.bool),
+            torch.zeros(shape, dtype=torch.float32),
         )
