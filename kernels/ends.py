@@ -1,6 +1,6 @@
 """What a step does before its first layer and after its last: embedding, rotary tables, final norm.
 
-In torch these are a dozen operations, and of a small model's step they were a sixth: each finds its
+In torch these are a dozen operations, which were a tenth of a small model's step: each finds its
 code out of cache, and for some MKL wakes threads. On CPU they are custom ops of ``prelude::``, C++
 in the library of the linear layers (``cpu/ends.h``), plain torch until that is in use.
 """
