@@ -185,9 +185,12 @@ class Prompts:
         """Chunks for as many as there is time for; what the next one gets at least."""
         step, room = self._step, self._room
         residents = {seq.seq_id for seq in step.prefilling}
-        is_full, may_admit, picks = step.is_full, room.may_admit, step.picks
+        may_admit, picks = room.may_admit, step.picks
+        is_full: bool | None = None  # known when it is asked for
         for seq in seqs:
-            if (is_full and not at_least) or not (residents or may_admit):
+            if not (residents or may_admit):
+                break
+            if not at_least and (is_full := step.is_full if is_full is None else is_full):
                 break
             seq_id, is_fast = seq.seq_id, seq.service_class == "fast"
             if seq_id in picks or seq_id in step.preempted or seq_id in step.parked:
@@ -208,7 +211,7 @@ class Prompts:
             at_least = 0 if count else at_least
             self._num_ending += bool(is_short and count and picks[seq_id].is_last)
             if not count or picks[seq_id].mode is None:  # who got all it needs may leave some over
-                is_full = step.is_full
+                is_full = None
         return at_least
 
     def _admit(self, seq: SequenceView, at_least: int, *, is_urgent: bool) -> int:
