@@ -19,7 +19,6 @@ HERE = Path(__file__).parent
 BEGIN, END = "<!-- figures -->\n", "<!-- end of figures -->\n"
 UNMEASURED = "unmeasured"
 PEERS = "cpu/peers_qwen3_0_6b.json"
-VLLM = "cpu/peers_vllm_qwen3_0_6b.json"
 STEPS = "cpu/engine_qwen3_0_6b.json"
 STEPS_INT8 = "cpu/engine_qwen3_0_6b_int8.json"
 H200 = "h200/h200.json"
@@ -107,25 +106,18 @@ def against_flashinfer(document: Document) -> str:
 
 
 def rates(phase: str, ours: str, *peers: str) -> Callable[[Document], str]:
-    """Ours with its share of the roof, then the peers that ran; medians over turns."""
+    """Ours with its share of the roof, then the peers that ran and how many times faster ours was;
+    medians over turns and over pairs."""
 
     def read(document: Document) -> str:
         share = document["roof_shares"][ours][phase]
         texts = [f"**{rate(document, ours, phase):.1f}** tok/s, {share:.0%} of the roof"]
         for peer in peers:
-            if peer in document["roof_shares"]:
-                texts.append(f"{NAMES.get(peer, peer)} {rate(document, peer, phase):.1f}")
+            if peer in document["ratios"]:
+                times = document["ratios"][peer][phase]["value"]
+                name, theirs = NAMES.get(peer, peer), rate(document, peer, phase)
+                texts.append(f"{name} {theirs:.1f} (ours {times:.2f}x)")
         return "; ".join(texts)
-
-    return read
-
-
-def ratio(phase: str, peer: str) -> Callable[[Document], str]:
-    """A peer in an interleaved run of its own, and how many times faster ours was there."""
-
-    def read(document: Document) -> str:
-        times = document["ratios"][peer][phase]["value"]
-        return f"{NAMES.get(peer, peer)} {rate(document, peer, phase):.1f} (ours {times:.2f}x)"
 
     return read
 
@@ -146,7 +138,7 @@ def rate(document: Document, engine: str, phase: str) -> float:
     return statistics.median(float(run[f"{phase}_tok_s"]) for run in runs)
 
 
-FP32 = ("prelude", "llamacpp", "transformers")
+FP32 = ("prelude", "llamacpp", "transformers", "vllm")
 FIGURES = (
     Figure(
         "H200",
@@ -196,7 +188,7 @@ FIGURES = (
         "ahead of llama.cpp",
         PEERS,
         rates("decode", *FP32),
-        ((VLLM, ratio("decode", "vllm")), (STEPS, share("decode", 1))),
+        ((STEPS, share("decode", 1)),),
     ),
     Figure(
         "CPU",
@@ -205,7 +197,6 @@ FIGURES = (
         "4x, ahead of llama.cpp",
         PEERS,
         rates("streams", *FP32),
-        ((VLLM, ratio("streams", "vllm")),),
     ),
     Figure(
         "CPU",
@@ -214,7 +205,6 @@ FIGURES = (
         "85 %",
         PEERS,
         rates("prefill", *FP32),
-        ((VLLM, ratio("prefill", "vllm")),),
     ),
     Figure(
         "CPU",

@@ -56,8 +56,8 @@ class LinearBackend(StrEnum):
 
 class Overlap(StrEnum):
     auto = "auto"
-    on = "on"
-    off = "off"
+    always = "always"
+    never = "never"
 
 
 class Policy(StrEnum):
@@ -126,7 +126,7 @@ class RunnerConfig:
     device: Device = Device.auto  # auto: cuda where there is one, else cpu
     threads: int | None = None  # CPU compute threads; default: all cores, one for a tiny model
     max_seqs: int = 64  # slots: sequences that may be resident at once
-    overlap: Overlap = Overlap.auto  # plan a step while one runs; auto: on CUDA, where it pays
+    overlap: Overlap = Overlap.auto  # plan a step while one runs; auto: on CUDA alone
     linear: LinearBackend = LinearBackend.auto  # auto: cpu where it compiles, else torch
     batch_invariant: bool = False  # the same bits whatever a request is batched or cached with
 
@@ -170,7 +170,7 @@ class ClassConfig:
     ttft_ms: float | None = None  # target for the first token: no longer overtaken; null: none
     kv_share: float = 1.0  # of the KV pool, that newcomers of the class may fill
     max_waiting: int | None = None  # queue limit; null: batcher.max_waiting alone
-    max_wait_s: float = 10.0  # then the first may take a deep one's slot, before fast prompts
+    max_wait_s: float = 60.0  # then the first may take a deep one's slot, before fast prompts
     patience: float = 1.0  # a prompt may be overtaken for so many times its own price
 
 
@@ -179,8 +179,8 @@ class ClassesConfig:
     """The service classes."""
 
     fast: ClassConfig = field(default_factory=lambda: ClassConfig(patience=2.0))
-    deep: ClassConfig = field(default_factory=lambda: ClassConfig(max_wait_s=60.0))
-    doc: ClassConfig = field(default_factory=lambda: ClassConfig(max_wait_s=60.0))
+    deep: ClassConfig = field(default_factory=ClassConfig)
+    doc: ClassConfig = field(default_factory=ClassConfig)
     batch: ClassConfig = field(default_factory=lambda: ClassConfig(max_wait_s=600.0))
 
 
@@ -219,9 +219,9 @@ class BatcherConfig:
     fair_ms: float | None = None  # device time a client may be ahead; null: 400 step_ms
     max_step_tokens: int = 512  # new tokens in a step; decodes and one min_chunk always run
     step_ms: float | None = None  # time budget while streams run; null: three decode steps, >= 50
-    idle_step_ms: float | None = None  # the same while none does; null: ten times step_ms
+    idle_step_ms: float | None = None  # while none does; null: ten step_ms, class_aware six decodes
     min_chunk: int = 16  # smallest prefill chunk, so that prefill always moves
-    max_bypass: int = 16  # times a request that does not fit may be overtaken
+    max_bypass: int = 16  # times a request that does not fit may be overtaken, by fcfs
     headroom: int = 64  # tokens of growth kept free per running sequence when others are admitted
     max_waiting: int = 1024  # queue limit; beyond it requests are refused
 

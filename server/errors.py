@@ -154,6 +154,8 @@ def from_msgspec(error: msgspec.DecodeError) -> ApiError:
     """A broken body, or a field of the wrong type: ``... - at `$.messages[0].role```."""
     message = str(error)
     if not isinstance(error, msgspec.ValidationError):
+        if message == "Input data was truncated":
+            message = "it is empty, or ends too early"
         return ApiError(400, f"the body is not valid JSON: {message}", code="invalid_json")
     what, _, where = message.partition(" - at ")
     missing = re.match(r"Object missing required field `(\w+)`", what)

@@ -171,11 +171,13 @@ class Generation:
     def log_fields(self) -> dict[str, object]:
         """For the access log."""
         usage = self.usage()
+        unfinished = "resumable" if self._end_s is None else "abort"
+        reasons = sorted({choice.finish_reason or unfinished for choice in self.choices})
         return {
             "prompt_tokens": usage.prompt_tokens,
             "completion_tokens": usage.completion_tokens,
             "cached_tokens": usage.cached_tokens,
-            "finish_reasons": sorted({choice.finish_reason or "abort" for choice in self.choices}),
+            "finish_reasons": reasons,
             **self.timings(),
         }
 

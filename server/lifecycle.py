@@ -50,7 +50,8 @@ class Lifecycle:
     async def drain(self, seconds: float) -> None:
         """Let open work finish for up to ``seconds`` or until ``hurry``, then interrupt it."""
         self.begin()
-        logger.info("draining %d requests for up to %g s", self.num_open, seconds)
+        if self.num_open:
+            logger.info("draining %d requests for up to %g s", self.num_open, seconds)
         idle = asyncio.ensure_future(self._idle.wait())
         hurry = asyncio.ensure_future(self.expired.wait())
         await asyncio.wait({idle, hurry}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)

@@ -178,6 +178,16 @@ async def test_a_run_goes_on_where_it_was_interrupted(tmp_path: Path) -> None:
     assert not [body for body in second.asked if f"n{body['n']}" in before]
 
 
+def test_files_that_cannot_be_used_are_errors_before_an_engine_starts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, nowhere = write(tmp_path / "in", [line("a")]), tmp_path / "nowhere" / "file"
+    for files in ((nowhere, tmp_path / "out"), (source, nowhere), (tmp_path, tmp_path / "out")):
+        assert main(["batch", *map(str, files), "model.path=no-such-folder"]) == 2
+        error = capsys.readouterr().err
+        assert "nowhere/file: No such file" in error or "Is a directory" in error
+
+
 def test_a_file_that_is_done_needs_no_engine(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

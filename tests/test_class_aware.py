@@ -381,7 +381,7 @@ def test_batch_has_what_others_leave() -> None:
 
 def test_batch_that_has_waited_too_long_comes_before_other_classes() -> None:
     waiting = [prompt(0, 10, "batch"), prompt(1, 95, "doc", due_s=9.0)]
-    late = View(waiting=waiting, now_s=10.1)
+    late = View(waiting=waiting, now_s=60.1)
     assert rows(plan(late)) == {0: (0, 10), 1: (0, 90)}
 
 

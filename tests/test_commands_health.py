@@ -75,7 +75,9 @@ def test_nobody_there(capsys: Capture) -> None:
     assert capsys.readouterr().err.startswith(f"prelude: error: {url}: ")
 
 
-@pytest.mark.parametrize("url", ["ftp://x", "http://", "http://:80", "http://x:port"])
+@pytest.mark.parametrize(
+    "url", ["ftp://x", "http://", "http://:80", "http://x:port", "server.port=80"]
+)
 def test_what_is_no_url(capsys: Capture, url: str) -> None:
     assert main(["health", url]) == 2
     assert capsys.readouterr().err.startswith("prelude: error: ")

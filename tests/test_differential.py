@@ -64,7 +64,7 @@ def story(events: list[TokenEvent]) -> tuple[list[int], str | None, int | None]:
     return tokens, events[-1].finish_reason, events[-1].stop_reason
 
 
-@pytest.mark.parametrize("overlap", ["off", "on"], ids=["plain", "overlap"])
+@pytest.mark.parametrize("overlap", ["never", "always"], ids=["plain", "overlap"])
 @pytest.mark.parametrize("prefix", [True, False], ids=["prefix", "no-prefix"])
 def test_memory_pressure_and_overlap_change_no_answer(
     prefix: bool, overlap: str, tmp_path: Path

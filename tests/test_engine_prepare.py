@@ -62,7 +62,7 @@ def test_attention_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 TINY = ["model=tiny", "runner.device=cpu", "graphs.capture=eager", "cache.num_blocks=64"]
 
 
-@pytest.mark.parametrize("overlap", ["off", "on"])
+@pytest.mark.parametrize("overlap", ["never", "always"])
 def test_a_start_says_what_host_memory_there_is(overlap: str) -> None:
     config = load_config([*TINY, "cache.host_gib=0.01", f"runner.overlap={overlap}"])
     core, info = build_engine(config)

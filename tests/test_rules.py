@@ -42,6 +42,11 @@ def test_idle_steps_are_as_long_as_prompts_need_to_be_computed_well() -> None:
     assert quick.idle_ms == 50.0, "never shorter than a step while streams run"
 
 
+def test_idle_steps_are_as_long_as_they_are_configured() -> None:
+    assert rules(idle_step_ms=30.0).idle_ms == 30.0
+    assert rules(idle_step_ms=900.0, max_step_tokens=64).idle_ms == 900.0
+
+
 @settings(max_examples=50, deadline=None)
 @given(noise=st.lists(st.floats(0.5, 2.0), min_size=9, max_size=9))
 def test_noise_in_the_prices_of_chunks_does_not_move_idle_steps(noise: list[float]) -> None:

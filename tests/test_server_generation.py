@@ -217,6 +217,7 @@ async def test_timings() -> None:
         assert list(work.timings()) == ["total_ms"]
         transport.events(TokenEvent(uid, 0, [5, 6]))
         await work.next()
+        assert work.log_fields()["finish_reasons"] == ["resumable"], "it goes on without its client"
         assert {"ttft_ms", "decode_ms", "total_ms"} <= set(work.timings())
         transport.events(
             TokenEvent(uid, 0, [7], "length", timings=RequestTimings(1.5, 2.5, 3.5, 0))
@@ -238,6 +239,7 @@ async def test_closing_twice_counts_once() -> None:
         assert services.lifecycle.num_open == 1
         work.close()
         work.close()
+        assert work.log_fields()["finish_reasons"] == ["abort"]
         assert services.lifecycle.num_open == 0
         assert transport.sent.count(Abort(transport.requests[0].uid)) == 1
         text = services.metrics.text().decode()

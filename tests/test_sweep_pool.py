@@ -2,11 +2,14 @@
 
 import os
 import signal
+import subprocess
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
+from multiprocessing import active_children
 from pathlib import Path
 from typing import Any
 
@@ -134,6 +137,53 @@ def test_real_workers_and_their_log(tmp_path: Path) -> None:
     assert (tmp_path / "workers.log").exists()
     again = run_task(task("good"))
     assert again.values()["chat.ttft_ms.p99"] == found["good"].values()["chat.ttft_ms.p99"]
+
+
+def test_who_is_interrupted_waits_for_no_point(tmp_path: Path) -> None:
+    others = set(active_children())
+    tasks = [task("quick"), task("endless", config=small(num_requests=10**6))]
+    outcomes = run_all(tasks, 2, processes(2, tmp_path, is_alone=False))
+    assert isinstance(outcomes, Generator)
+    assert next(outcomes).digest == "quick"
+    with pytest.raises(KeyboardInterrupt):
+        outcomes.throw(KeyboardInterrupt())
+    assert set(active_children()) <= others
+
+
+def test_a_worker_ends_with_its_parent(tmp_path: Path) -> None:
+    """However that ends: killed, it says nothing to anybody."""
+    code = f"""
+from pathlib import Path
+from prelude.sweep.pool import processes, run_all
+from tests.simulations import small
+from tests.test_sweep_pool import task
+if __name__ == "__main__":
+    tasks = [task("quick"), task("endless", config=small(num_requests=10**6))]
+    outcomes = run_all(tasks, 2, processes(2, Path({str(tmp_path)!r}), is_alone=False))
+    next(outcomes)
+    from multiprocessing import active_children
+    print(*[child.pid for child in active_children()], flush=True)
+    next(outcomes)
+"""
+    (script := tmp_path / "script.py").write_text(code)
+    command = [sys.executable, str(script)]
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as parent:
+        assert parent.stdout is not None
+        workers = [int(pid) for pid in parent.stdout.readline().split()]
+        parent.kill()
+    assert workers
+    end_s = time.monotonic() + 20.0
+    while any(map(is_alive, workers)) and time.monotonic() < end_s:
+        time.sleep(0.05)
+    assert not any(map(is_alive, workers))
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] != "Z"
+    except FileNotFoundError:
+        return False
 
 
 def test_outcomes_are_found_again_unless_they_failed(tmp_path: Path) -> None:

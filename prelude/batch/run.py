@@ -136,8 +136,10 @@ def all_done(source: Path, path: Path) -> Summary | None:
     Raises ``OSError`` or ``ValueError`` for files that cannot be used.
     """
     summary = Summary()
-    is_left = any(True for _ in _open_lines(source, written(path), summary))
-    return None if is_left else summary
+    if not any(True for _ in _open_lines(source, written(path), summary)):
+        return summary
+    path.open("ab").close()  # or nothing could be kept of what is asked
+    return None
 
 
 def _open_lines(source: Path, known: set[str | int], summary: Summary) -> Iterator[Task | BadLine]:

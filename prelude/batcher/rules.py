@@ -23,8 +23,8 @@ class Rules:
     """``BatcherConfig`` with all that follows from the prices. ``quantum`` is the probation in
     output tokens, ``deep_tokens`` what an answer must be known to have to go without; ``doc_ms``
     the price of a prompt from which it is a document, ``itl_ms`` the longest step that each class
-    puts up with, ``idle_ms`` the longest step while nobody decodes: just long enough for prompts
-    to be computed well."""
+    puts up with, ``idle_ms`` the longest step while nobody decodes: unless it is configured, just
+    long enough for prompts to be computed well."""
 
     quantum: int = _PROBATION_TOKENS
     deep_tokens: int = _SURELY_DEEP * _PROBATION_TOKENS
@@ -63,7 +63,8 @@ def rules_of(batcher: BatcherConfig, prices: PriceTable, step_ms: float) -> Rule
         deep_tokens=_SURELY_DEEP * quantum,
         doc_ms=batcher.doc_ms or _DOC_STEPS * step_ms,
         itl_ms={name: config.itl_ms or step_ms for name, config in classes.items()},
-        idle_ms=max(step_ms, _efficient_ms(prices, batcher.max_step_tokens)),
+        idle_ms=batcher.idle_step_ms
+        or max(step_ms, _efficient_ms(prices, batcher.max_step_tokens)),
         classes=classes,
         deep_share=batcher.deep_share,
         prompt_share=batcher.prompt_share,

@@ -69,7 +69,10 @@ async def _run(source: Path, path: Path, args: "Namespace", config: "Config") ->
     from prelude.batch.target import HttpTarget, own_engine
     from prelude.engine.progress import progress_bar
 
-    before = all_done(source, path)  # files that cannot be used are errors before an engine starts
+    try:  # files that cannot be used are errors before an engine starts
+        before = all_done(source, path)
+    except OSError as error:
+        raise ValueError(f"{error.filename}: {error.strerror}") from error
     if before is not None:
         return before
     if args.url is not None:

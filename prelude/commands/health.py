@@ -41,7 +41,7 @@ def ask(url: str, path: str, *, timeout_s: float, insecure: bool) -> tuple[int, 
     if url.startswith("unix:"):
         return _asked(UnixConnection(url.removeprefix("unix:"), timeout_s), url, path)
     parts = urlsplit(url if "//" in url else f"http://{url}")
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    if "=" in parts.netloc or parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError(f"{url}: must be as http://127.0.0.1:8000 or unix:/run/prelude.sock")
     connection = _connection(parts.scheme, parts.hostname, parts.port, timeout_s, insecure)
     return _asked(connection, url, path)

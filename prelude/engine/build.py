@@ -5,7 +5,7 @@ from pathlib import Path
 from threading import Event
 
 from prelude.batcher.rules import unmet_targets
-from prelude.conf.schema import Config, Overlap
+from prelude.conf.schema import Config, Overlap, Policy
 from prelude.engine.core import EngineCore
 from prelude.engine.cpu import cpu_runner
 from prelude.engine.cuda import cuda_runner
@@ -51,7 +51,7 @@ def build_engine(
             started.runner.prices, padded=started.buckets.is_static, path=started.profile_path
         ),
         buckets=started.buckets,
-        overlap=config.runner.overlap != Overlap.off,
+        overlap=config.runner.overlap != Overlap.never,
         answer_id=_answer_id(config, model),
         grammars=_grammars(config, model, eos_ids, quiet),
     )
@@ -88,9 +88,12 @@ def _grammars(
 def _say_budgets(config: Config, core: EngineCore, start: Startup) -> None:
     if config.batcher.step_ms is None:
         start.rule("step", f"{core.step_ms:.0f} ms while streams run", "three decodes, at least 50")
-    if config.batcher.idle_step_ms is None:
-        start.rule("idle step", f"{core.idle_step_ms:.0f} ms while none does", "ten times as much")
     rules = core.rules
+    if config.batcher.idle_step_ms is None:
+        by_class = config.batcher.policy == Policy.class_aware
+        idle_ms = rules.idle_ms if by_class else core.idle_step_ms
+        why = "six decodes, at least a step" if by_class else "ten times as much"
+        start.rule("idle step", f"{idle_ms:.0f} ms while none does", why)
     start.rule("probation", f"{rules.quantum} output tokens", "a price in decode steps of one")
     start.rule("document", f"from {rules.doc_ms:.0f} ms of prompt", "16 steps unless it is set")
     for line in unmet_targets(rules, core.profile.prices.table):

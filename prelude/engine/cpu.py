@@ -59,7 +59,8 @@ def cpu_runner(config: Config, model: Model, start: Startup) -> Started:
     path = cache_dir(config.graphs) / "profiles" / profile_name(*kind, programs.count.total)
     ready = programs.count.ready == programs.count.total
     prices = read_profile(path).prices if ready else None
-    start.rule("prices", "remembered" if prices else "measured", "from the profile in the cache")
+    why = "from the profile in the cache" if prices else "the cache has none for these programs"
+    start.rule("prices", "remembered" if prices else "measured", why)
     kv_bytes = size.num_blocks * layout.block_bytes
     with start.phase("measuring prices"), explained(memory, kv_bytes):
         runner = ModelRunner(
@@ -73,7 +74,7 @@ def cpu_runner(config: Config, model: Model, start: Startup) -> Started:
             prices=prices,
         )
     say_host(config, start, runner, layout)
-    threaded = config.runner.overlap == Overlap.on
+    threaded = config.runner.overlap == Overlap.always
     return Started(ThreadedRunner(runner) if threaded else runner, path, Buckets())
 
 

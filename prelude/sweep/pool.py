@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from pathlib import Path
 
 from prelude.sweep.outcome import Outcome
@@ -31,8 +31,9 @@ def processes(jobs: int, folder: Path, *, is_alone: bool) -> MakePool:
 
 def run_all(tasks: Iterable[Task], jobs: int, make: MakePool) -> Iterator[Outcome]:
     """Outcomes as they come, in any order. A worker that dies fails the points that were running,
-    and the others go on in new ones."""
+    and the others go on in new ones. Nobody waits for points whose outcome nobody will take."""
     waiting = iter(tasks)
+    others = set(active_children())
     running: dict[Future[Outcome], Task] = {}
     pool = make()
     try:
@@ -48,6 +49,10 @@ def run_all(tasks: Iterable[Task], jobs: int, make: MakePool) -> Iterator[Outcom
                 pool = make()
             for future in done:
                 yield _outcome(future, running.pop(future))
+    except BaseException:
+        for worker in set(active_children()) - others:
+            worker.kill()
+        raise
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 

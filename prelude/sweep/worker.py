@@ -2,10 +2,12 @@
 
 import os
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from multiprocessing import parent_process
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -34,11 +36,21 @@ class OutOfTime(BaseException):
 
 
 def start_worker(log: str) -> None:
-    """What a worker and its children print goes to one file beside the results."""
+    """What a worker and its children print goes to one file beside the results. An interrupt from
+    the terminal, which reaches everybody, ends it at once: it must not become a point's outcome.
+    Nor does it outlive who would have taken that."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     descriptor = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
     for stream in (1, 2):
         os.dup2(descriptor, stream)
     os.close(descriptor)
+
+
+def _end_with_parent() -> None:
+    if (parent := parent_process()) is not None:
+        parent.join()
+        os._exit(1)
 
 
 def run_task(task: Task) -> Outcome:
