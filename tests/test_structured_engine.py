@@ -190,7 +190,7 @@ def captured_engine() -> EngineCore:
 def test_memory_pressure_changes_no_answer(core: EngineCore) -> None:
     asked = mixed(12)
     roomy = events_of(core, asked)
-    small = open_engine(FOLDER, PLAIN | {"cache.num_blocks": 18, "runner.overlap": "on"})
+    small = open_engine(FOLDER, PLAIN | {"cache.num_blocks": 18, "runner.overlap": "always"})
     pressed = events_of(small, asked)
     assert small.ledger.num_preemptions + small.ledger.num_parks > 0
     small.close()
