@@ -2,13 +2,14 @@
 the machine it runs on."""
 
 import gc
-import os
 import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from prelude.bench.floor import Work, floor_of, step_work
 from prelude.bench.frontend import frontend_us_per_token
@@ -49,7 +50,7 @@ def measure(config: EngineBenchConfig, core: EngineCore, info: EngineInfo) -> En
     """Time an idle engine that was built from ``sized(config)``."""
     workload = config.bench
     spec = spec_of(config, info)
-    threads = config.runner.threads or len(os.sched_getaffinity(0))
+    threads = torch.get_num_threads()  # the engine's: one for a tiny model
     probe = probe_apart(info.device, threads, info.dtype) if workload.probe else None
     limits = Limits(
         max_len=info.max_len,
